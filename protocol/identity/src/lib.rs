@@ -1,0 +1,33 @@
+//! The fleet's X.509 profile: who a certificate names, in which role, and whether a fleet root vouches for it.
+//!
+//! One Ed25519 key pair and one certificate serve a party everywhere: TLS to the broker, the signature key of its MLS
+//! leaves, the coordinator's statements. The certificate says who that is in one URI among its subject alternative
+//! names:
+//!
+//! ```text
+//! urn:fleetkey:{fleet}:device:{uuid}
+//! urn:fleetkey:{fleet}:coordinator:{generation}
+//! urn:fleetkey:{fleet}:broker
+//! urn:fleetkey:{fleet}:operator:{name}
+//! urn:fleetkey:{fleet}:ca                         roots and intermediates
+//! ```
+//!
+//! Leaves to others: revocation (the coordinator's registry and CRL), files, and what a role may do.
+
+pub mod ca;
+pub mod certificate;
+pub mod error;
+pub mod key;
+mod pem;
+pub mod role;
+pub mod roots;
+pub mod tls;
+
+pub use ca::{FleetCa, IssueError, Validity};
+pub use certificate::{Identity, MAX_CERTIFICATE_BYTES, read_certificate};
+pub use fleetkey_wire::statement::KeyId;
+
+pub use error::{BadCertificate, BadPem};
+pub use key::IdentityKey;
+pub use role::Role;
+pub use roots::{FleetRoots, MAX_ROOTS};
