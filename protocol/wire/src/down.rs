@@ -77,9 +77,10 @@ pub enum DownBody {
         /// The cell.
         cell: CellId,
     },
-    /// The device is not in this cell (any longer): its state of it may go.
+    /// The device is not in this cell (any longer): its state of the cell may go, and the group's with it when
+    /// this is the cell through which the device is in the group.
     Dismiss {
-        /// The group.
+        /// The group, all zero when the coordinator knows the cell no longer. The cell decides.
         group: GroupId,
         /// The cell.
         cell: CellId,
@@ -96,6 +97,9 @@ pub enum DownBody {
         /// The group.
         group: GroupId,
     },
+    /// Asks for a hello under the nonces of this connection: the one that came was a first hello, which may be
+    /// a replay, and what it shows needs more than a cheap answer. At most once a second per device is answered.
+    RequestHello,
 }
 
 impl DownBody {
@@ -111,6 +115,7 @@ impl DownBody {
             Self::Dismiss { .. } => "dismiss",
             Self::Certificate { .. } => "certificate",
             Self::RequestEvidence { .. } => "request_evidence",
+            Self::RequestHello => "request_hello",
         }
     }
 
@@ -154,6 +159,7 @@ impl DownBody {
                 vec![cbor::uint(7u8), Value::Array(chain.iter().map(cbor::bytes).collect())]
             }
             Self::RequestEvidence { group } => vec![cbor::uint(8u8), cbor::bytes(group.as_bytes())],
+            Self::RequestHello => vec![cbor::uint(9u8)],
         })
     }
 
@@ -206,6 +212,7 @@ impl DownBody {
                 chain: items.list_of_bytes("certificate chain", MAX_CHAIN, MAX_CERTIFICATE_BYTES)?,
             },
             8 => Self::RequestEvidence { group: GroupId::from_bytes(items.fixed("group")?) },
+            9 => Self::RequestHello,
             kind => return Err(BadFrame::UnknownKind { what: WHAT, kind }),
         };
         items.end(WHAT)?;
