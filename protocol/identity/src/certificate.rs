@@ -80,12 +80,12 @@ impl Certificate {
             return Err(malformed("not version 3"));
         }
         let signed: &[u8] = x509.tbs_certificate.as_ref();
-        let signature = outer_signature(der, signed)?;
         if x509.tbs_certificate.signature.algorithm != OID_SIG_ED25519
             || x509.tbs_certificate.signature.parameters.is_some()
         {
             return Err(BadCertificate::NotEd25519 { what: "signature" });
         }
+        let signature = outer_signature(der, signed)?;
         let extensions = Extensions::read(&x509)?;
         let (fleet, subject) = fleet_name(&extensions.uris)?;
         let path_len = extensions.check_usage(&subject)?;

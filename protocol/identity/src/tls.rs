@@ -4,6 +4,7 @@
 //! Sessions are never resumed. A resumed session would skip the other side's certificate and key; a full handshake costs
 //! two Ed25519 verifications, and thousands of clients leave no tickets behind in memory.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -209,6 +210,17 @@ fn refused(fault: BadCertificate) -> Error {
         | BadCertificate::KeyUsage { .. }
         | BadCertificate::EmptyChain
         | BadCertificate::ChainTooLong
-        | BadCertificate::OtherFleet { .. } => CertificateError::Other(OtherError(Arc::new(fault))),
+        | BadCertificate::OtherFleet { .. } => CertificateError::Other(OtherError(Arc::new(InWords(fault)))),
     })
+}
+
+/// rustls shows only the `Debug` of an error it did not make: this one's is the sentence an operator can read.
+#[derive(thiserror::Error)]
+#[error(transparent)]
+struct InWords(BadCertificate);
+
+impl fmt::Debug for InWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
 }
