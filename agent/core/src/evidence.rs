@@ -1,0 +1,59 @@
+//! Genuine statements that contradict what the device holds: kept, and shown to the coordinator on each connection.
+
+use std::collections::BTreeMap;
+
+use fleetkey_wire::{GroupId, SignedStatement};
+
+use crate::store::Writes;
+use crate::stored::{Bytes, EntryKey, StoredEvidence, encode};
+
+/// Groups that evidence is kept of; one statement each.
+const MAX_EVIDENCE: usize = 32;
+
+#[derive(Debug, Default)]
+pub(crate) struct Evidence(BTreeMap<GroupId, Exhibit>);
+
+#[derive(Debug)]
+struct Exhibit {
+    statement: Vec<u8>,
+    is_shown: bool,
+}
+
+impl Evidence {
+    pub(crate) fn restore(&mut self, group: GroupId, stored: &StoredEvidence) {
+        self.0.insert(group, Exhibit { statement: stored.statement.0.to_vec(), is_shown: false });
+    }
+
+    /// Keeps a statement, the first of its group. Returns whether it is the first.
+    pub(crate) fn keep(&mut self, statement: &SignedStatement, writes: &mut Writes) -> bool {
+        let group = statement.statement().group;
+        if self.0.contains_key(&group) || self.0.len() >= MAX_EVIDENCE {
+            return false;
+        }
+        let bytes = statement.as_bytes().to_vec();
+        let stored = StoredEvidence { statement: Bytes::of(&bytes) };
+        writes.put(EntryKey::Evidence(group).to_string(), encode(&stored));
+        self.0.insert(group, Exhibit { statement: bytes, is_shown: false });
+        true
+    }
+
+    /// A new connection: all of it is to be shown again.
+    pub(crate) fn show_again(&mut self) {
+        self.0.values_mut().for_each(|exhibit| exhibit.is_shown = false);
+    }
+
+    /// What has not been shown on this connection.
+    pub(crate) fn take_unshown(&mut self) -> Vec<Vec<u8>> {
+        let unshown = self.0.values_mut().filter(|exhibit| !exhibit.is_shown);
+        unshown
+            .map(|exhibit| {
+                exhibit.is_shown = true;
+                exhibit.statement.clone()
+            })
+            .collect()
+    }
+
+    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> {
+        self.0.keys().copied()
+    }
+}

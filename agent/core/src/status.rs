@@ -1,0 +1,106 @@
+//! Where a device stands, for people and for tests. Nothing secret is in it.
+
+use std::collections::BTreeMap;
+
+use fleetkey_wire::{
+    CellEpoch, CellId, DeviceId, FleetId, Generation, GroupId, KeyEpoch, Now, ShortDigest, Suite,
+};
+
+use crate::agent::Agent;
+
+/// Where a device stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The device.
+    pub device: DeviceId,
+    /// The coordinator certificate it holds.
+    pub generation: Generation,
+    /// Whether it is connected to the broker.
+    pub is_connected: bool,
+    /// Whether the coordinator has answered on this connection.
+    pub is_answered: bool,
+    /// How long ago the last hello was said that the coordinator has answered, in seconds; since the first start if
+    /// none was.
+    pub silent_seconds: u64,
+    /// After how long it stops sealing, in seconds.
+    pub max_silence_seconds: u32,
+    /// Whether it has stopped sealing.
+    pub is_silent: bool,
+    /// Each group it is in.
+    pub groups: Vec<GroupStatus>,
+    /// Key packages it has given out that no Welcome has used yet.
+    pub key_packages: usize,
+    /// Groups of which it keeps a statement that contradicts what it held.
+    pub alarms: Vec<GroupId>,
+    /// How many inputs were refused since the start, by name.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+/// Where a device stands in one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// Its name.
+    pub name: String,
+    /// Its suite.
+    pub suite: Suite,
+    /// The cell through which the device is in it.
+    pub cell: CellId,
+    /// The cell's epoch.
+    pub cell_epoch: CellEpoch,
+    /// The key epoch to seal with.
+    pub send: KeyEpoch,
+    /// The oldest key epoch to accept, but for one in overlap.
+    pub oldest: KeyEpoch,
+    /// Every key epoch whose secret is held, oldest first.
+    pub held: Vec<KeyEpoch>,
+    /// The newest statement applied.
+    pub statement: ShortDigest,
+}
+
+impl Agent {
+    /// Where the device stands.
+    pub fn status(&self, now: Now) -> Status {
+        Status {
+            fleet: self.fleet,
+            device: self.device,
+            generation: self.coordinator.generation,
+            is_connected: self.connection.is_some(),
+            is_answered: self.connection.as_ref().is_some_and(|connection| connection.link.is_answered()),
+            silent_seconds: self.silence.elapsed_ms(now.mono) / 1000,
+            max_silence_seconds: self.silence.max_silence_seconds(),
+            is_silent: self.silence.is_too_long(now.mono),
+            groups: self.groups.values().filter_map(|group| self.group_status(&group.keys)).collect(),
+            key_packages: self.key_packages.len(),
+            alarms: self.evidence.groups().collect(),
+            refused: self.refusals.clone(),
+        }
+    }
+
+    fn group_status(&self, keys: &crate::group::GroupKeys) -> Option<GroupStatus> {
+        Some(GroupStatus {
+            group: keys.group,
+            name: keys.name.clone(),
+            suite: keys.suite,
+            cell: keys.cell,
+            cell_epoch: self.cells.get(&keys.cell)?.epoch(),
+            send: keys.send(),
+            oldest: keys.oldest(),
+            held: keys.key_epochs().collect(),
+            statement: keys.newest_digest(),
+        })
+    }
+
+    /// Who the device is.
+    pub const fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    /// Its fleet.
+    pub const fn fleet(&self) -> FleetId {
+        self.fleet
+    }
+}
