@@ -1,1 +1,26 @@
-//! (empty)
+//! The coordinator's decisions: membership, cells, rekeys, catch-up, deadlines.
+//!
+//! [`Coordinator`] decides; it has no clock, no entropy, no network and no disk. What must follow from a decision
+//! it leaves in [`Effects`], and what must survive lies in a [`Store`]. Deliberately absent: MQTT, the database,
+//! HTTP, configuration files.
+
+pub mod conformance;
+mod context;
+mod coordinator;
+mod device;
+mod effects;
+mod error;
+mod group;
+mod policy;
+pub mod records;
+mod status;
+mod store;
+
+pub use context::{Setup, Timing};
+pub use coordinator::Coordinator;
+pub use effects::{Access, CatchUp, Effects, Event, Publish};
+pub use error::{CommandError, LoadError, Poisoned, UpRefused};
+pub use policy::{BadPolicy, OnJoin, Policy};
+pub use records::{DeviceRecord, MemberRecord, OutboxRecord, Place, Rotation, Standing, Table};
+pub use status::{CellStatus, GroupStatus, Status};
+pub use store::{MemoryStore, Row, Store, StoreError, Write};

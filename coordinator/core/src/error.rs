@@ -1,0 +1,245 @@
+//! Why an input or a command was not followed, by name.
+
+use fleetkey_identity::BadCertificate;
+use fleetkey_wire::error::Named;
+use fleetkey_wire::keys::BadPeerKey;
+use fleetkey_wire::link::BadLinkFrame;
+use fleetkey_wire::{BadStatement, CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Suite};
+
+use crate::policy::BadPolicy;
+use crate::store::StoreError;
+
+/// A device's message that was refused. Nothing has changed but a counter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UpRefused {
+    /// No device of that id is enrolled.
+    #[error("device {device} is not enrolled")]
+    UnknownDevice {
+        /// The id in the topic.
+        device: DeviceId,
+    },
+    /// The device's identity has ended.
+    #[error("device {device} is revoked")]
+    Revoked {
+        /// The device.
+        device: DeviceId,
+    },
+    /// The device is put aside until an operator releases it.
+    #[error("device {device} is quarantined")]
+    Quarantined {
+        /// The device.
+        device: DeviceId,
+    },
+    /// The frame is none, or must not count.
+    #[error("device {device}: {why}")]
+    Link {
+        /// The device.
+        device: DeviceId,
+        /// What is wrong with it.
+        why: BadLinkFrame,
+    },
+    /// It came in a first hello's place, or under no nonce of ours.
+    #[error("a {body} of device {device} does not answer a fresh nonce")]
+    NotFresh {
+        /// The device.
+        device: DeviceId,
+        /// What it was.
+        body: &'static str,
+    },
+    /// It speaks of a group that the device is not in.
+    #[error("device {device} is not in group {group}")]
+    NotAMember {
+        /// The device.
+        device: DeviceId,
+        /// The group.
+        group: GroupId,
+    },
+    /// It speaks of a cell that the device is not in.
+    #[error("device {device} is not in cell {cell}")]
+    NotInCell {
+        /// The device.
+        device: DeviceId,
+        /// The cell.
+        cell: CellId,
+    },
+    /// A confirmation of a key epoch that is not live (any longer).
+    #[error("device {device} confirms key epoch {key_epoch} of group {group}, which is not live")]
+    KeyEpochNotLive {
+        /// The device.
+        device: DeviceId,
+        /// The group.
+        group: GroupId,
+        /// The key epoch it named.
+        key_epoch: KeyEpoch,
+    },
+    /// A confirmation whose proof is wrong: the device does not hold the secret, or somebody forged it.
+    #[error("device {device} has a wrong proof for key epoch {key_epoch} of group {group}")]
+    WrongProof {
+        /// The device.
+        device: DeviceId,
+        /// The group.
+        group: GroupId,
+        /// The key epoch it named.
+        key_epoch: KeyEpoch,
+    },
+    /// Key packages nobody asked for.
+    #[error("device {device} sent {packages} key packages for {suite}, which were not asked for")]
+    NotAskedFor {
+        /// The device.
+        device: DeviceId,
+        /// How many.
+        packages: usize,
+        /// Their suite.
+        suite: Suite,
+    },
+    /// An Update proposal that cannot be covered.
+    #[error("device {device}'s update of cell {cell} is refused: {why}")]
+    Update {
+        /// The device.
+        device: DeviceId,
+        /// The cell.
+        cell: CellId,
+        /// Why.
+        why: &'static str,
+    },
+    /// An Update proposal for another epoch than the cell's.
+    #[error("device {device}'s update is for epoch {got} of cell {cell}, which is at {current}")]
+    UpdateEpoch {
+        /// The device.
+        device: DeviceId,
+        /// The cell.
+        cell: CellId,
+        /// The epoch it was made for.
+        got: CellEpoch,
+        /// The cell's epoch.
+        current: CellEpoch,
+    },
+    /// What was shown as evidence is no statement of this coordinator.
+    #[error("device {device} shows a statement that does not verify: {why}")]
+    Evidence {
+        /// The device.
+        device: DeviceId,
+        /// What is wrong with it.
+        why: BadStatement,
+    },
+}
+
+impl Named for UpRefused {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::UnknownDevice { .. } => "unknown_device",
+            Self::Revoked { .. } => "revoked_device",
+            Self::Quarantined { .. } => "quarantined_device",
+            Self::Link { why, .. } => why.name(),
+            Self::NotFresh { .. } => "not_fresh",
+            Self::NotAMember { .. } => "not_a_member",
+            Self::NotInCell { .. } => "not_in_cell",
+            Self::KeyEpochNotLive { .. } => "key_epoch_not_live",
+            Self::WrongProof { .. } => "wrong_proof",
+            Self::NotAskedFor { .. } => "not_asked_for",
+            Self::Update { .. } => "bad_update",
+            Self::UpdateEpoch { .. } => "update_epoch",
+            Self::Evidence { why, .. } => why.name(),
+        }
+    }
+}
+
+/// A command that was not followed. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No such device.
+    #[error("device {0} is not enrolled")]
+    UnknownDevice(DeviceId),
+    /// No such group.
+    #[error("there is no group {0}")]
+    UnknownGroup(GroupId),
+    /// The id is taken.
+    #[error("device {0} is enrolled already")]
+    AlreadyEnrolled(DeviceId),
+    /// The name is taken.
+    #[error("the name {0:?} is taken: choose another")]
+    NameTaken(String),
+    /// The name cannot be used.
+    #[error("the name {0:?} cannot be used: 1 to 64 bytes, no control characters, and not a UUID")]
+    BadName(String),
+    /// The device's key is no Ed25519 key to agree a secret with.
+    #[error("device {device}: {why}")]
+    BadKey {
+        /// The device.
+        device: DeviceId,
+        /// What is wrong with its key.
+        why: BadPeerKey,
+    },
+    /// The device's identity has ended: it cannot be used again.
+    #[error("device {0} is revoked, for ever: provision it anew under a new identity")]
+    Revoked(DeviceId),
+    /// The device is not in the group.
+    #[error("device {device} is not in group {group}")]
+    NotAMember {
+        /// The device.
+        device: DeviceId,
+        /// The group.
+        group: GroupId,
+    },
+    /// The device is in as many groups as a device may be.
+    #[error("device {0} is in {max} groups already, which is the limit", max = fleetkey_wire::limits::MAX_CELLS_PER_DEVICE)]
+    TooManyGroups(DeviceId),
+    /// The device is not quarantined.
+    #[error("device {0} is not quarantined")]
+    NotQuarantined(DeviceId),
+    /// The policy cannot be followed.
+    #[error(transparent)]
+    BadPolicy(#[from] BadPolicy),
+    /// A rotation is under way already.
+    #[error("a rotation of group {0} is under way already")]
+    RotationUnderWay(GroupId),
+    /// This coordinator has stopped issuing: see [`crate::Event::Superseded`].
+    #[error("this coordinator is a copy, or was rolled back, and issues nothing: see the log")]
+    Superseded,
+    /// The decision could not be completed; memory is discarded and loaded again.
+    #[error("internal failure, nothing was changed: {0}")]
+    Internal(String),
+}
+
+impl Named for CommandError {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::UnknownDevice(_) => "unknown_device",
+            Self::UnknownGroup(_) => "unknown_group",
+            Self::AlreadyEnrolled(_) => "already_enrolled",
+            Self::NameTaken(_) => "name_taken",
+            Self::BadName(_) => "bad_name",
+            Self::BadKey { .. } => "bad_key",
+            Self::Revoked(_) => "revoked",
+            Self::NotAMember { .. } => "not_a_member",
+            Self::TooManyGroups(_) => "too_many_groups",
+            Self::NotQuarantined(_) => "not_quarantined",
+            Self::BadPolicy(_) => "bad_policy",
+            Self::RotationUnderWay(_) => "rotation_under_way",
+            Self::Superseded => "superseded",
+            Self::Internal(_) => "internal",
+        }
+    }
+}
+
+/// The coordinator could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store was never initialised.
+    #[error("the store is empty: run `fleetkey init` first")]
+    NotInitialised,
+    /// A record that contradicts others.
+    #[error("the store contradicts itself: {0}")]
+    Inconsistent(String),
+    /// The coordinator's own certificate.
+    #[error("the coordinator's certificate: {0}")]
+    Certificate(#[from] BadCertificate),
+}
+
+/// A decision failed half-way: this coordinator must be dropped, and loaded again from its store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a decision failed half-way and must be forgotten: {0}")]
+pub struct Poisoned(pub String);

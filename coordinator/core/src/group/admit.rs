@@ -1,0 +1,204 @@
+//! Joins: who is wanted, where there is room, and when the next batch goes in.
+//!
+//! Joins that arrive within the window share one rekey, and the next batch waits until those online have
+//! confirmed the last, so that onboarding N devices costs far fewer than N rekeys. A member that lost its state
+//! comes in afresh through its own cell, which changes no key and waits for nobody's confirmation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleetkey_wire::{CellId, DeviceId, Now, Reason};
+use rand_core::CryptoRngCore;
+
+use super::commit::{CellPlan, Failed, Rekey};
+use super::{Devices, Group};
+use crate::context::Context;
+use crate::policy::OnJoin;
+use crate::records::{MemberRecord, Place};
+
+/// Joins in one commit of a cell whose members must take the frame: keeps it below 16 KiB.
+const JOINS_PER_COMMIT: usize = 24;
+/// Joins in one rekey: keeps the writer free for a revocation.
+const JOINS_PER_REKEY: usize = 512;
+
+impl Group {
+    /// Takes a device in as soon as that can be. Whether it is new here.
+    pub(crate) fn want(
+        &mut self,
+        context: &mut Context,
+        devices: &mut Devices,
+        id: DeviceId,
+        now: Now,
+    ) -> bool {
+        if self.members.contains_key(&id) {
+            return false;
+        }
+        let record = MemberRecord {
+            group: self.id(),
+            device: id,
+            place: Place::Wanted,
+            admitted: Default::default(),
+            confirmed: Default::default(),
+            acknowledged: [0; 8],
+            confirmed_unix_seconds: 0,
+        };
+        context.put(&record);
+        self.members.insert(id, super::Member { record, is_awaited: false });
+        if let Some(device) = devices.get_mut(&id) {
+            device.groups.insert(self.record.id);
+        }
+        self.make_ready(context, devices, id, now);
+        true
+    }
+
+    /// A member whose fresh join failed half-way: its old leaf is gone, and it is wanted again.
+    pub(super) fn want_again(
+        &mut self,
+        context: &mut Context,
+        devices: &mut Devices,
+        id: DeviceId,
+        now: Now,
+    ) {
+        let newest = self.newest_digest();
+        if let Some(member) = self.members.get_mut(&id) {
+            if member.has_acknowledged(newest) {
+                self.acknowledged = self.acknowledged.saturating_sub(1);
+            }
+            member.record.place = Place::Wanted;
+            self.placed -= 1;
+            context.put(&member.record);
+        }
+        self.afresh.remove(&id);
+        if let Some(device) = devices.get_mut(&id) {
+            device.lost.remove(&self.record.id);
+        }
+        self.make_ready(context, devices, id, now);
+    }
+
+    /// Queues a wanted or lost device that has a key package in stock, and asks for one where it has none.
+    pub(crate) fn make_ready(
+        &mut self,
+        context: &mut Context,
+        devices: &mut Devices,
+        id: DeviceId,
+        now: Now,
+    ) {
+        let suite = self.record.policy.suite;
+        let (Some(member), Some(device)) = (self.members.get(&id), devices.get_mut(&id)) else { return };
+        let is_lost = device.lost.contains(&self.record.id);
+        if !device.may_join() || (member.record.place != Place::Wanted && !is_lost) {
+            return;
+        }
+        if device.stock_of(suite) == 0 {
+            device.refill(context, suite, now);
+            return;
+        }
+        match member.record.place {
+            Place::Wanted => self.ready.insert(id),
+            Place::In { .. } => self.afresh.insert(id),
+        };
+        let window = u64::from(self.record.policy.rekey_window_milliseconds);
+        self.window_until.get_or_insert(now.mono.plus(window));
+    }
+
+    /// Lets in whoever is ready, when their time has come.
+    pub(super) fn admit(
+        &mut self,
+        context: &mut Context,
+        devices: &mut Devices,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) {
+        if self.window_until.is_none_or(|until| now.mono < until) || context.is_superseded {
+            return;
+        }
+        let may_rekey = self.in_flight.is_none() || self.record.policy.on_join == OnJoin::Next;
+        if self.afresh.is_empty() && !may_rekey {
+            return;
+        }
+        let Ok(plans) = self.plan_joins(context, devices, may_rekey, now, rng) else { return };
+        let rekey = match self.record.policy.on_join {
+            OnJoin::Rekey => Rekey::IfJoined,
+            OnJoin::Next => Rekey::No,
+        };
+        if self.transact(context, devices, plans, rekey, now, rng).is_err() {
+            return;
+        }
+        // Whoever dropped out for a bad key package waits for the next one; the rest waits for the next batch.
+        let suite = self.record.policy.suite;
+        let stocked = |id: &DeviceId| devices.get(id).is_some_and(|device| device.stock_of(suite) > 0);
+        self.ready.retain(stocked);
+        self.afresh.retain(stocked);
+        let is_empty = self.ready.is_empty() && self.afresh.is_empty();
+        self.window_until = (!is_empty).then_some(now.mono);
+    }
+
+    fn plan_joins(
+        &mut self,
+        context: &mut Context,
+        devices: &mut Devices,
+        may_rekey: bool,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<BTreeMap<CellId, CellPlan>, Failed> {
+        let mut plans: BTreeMap<CellId, CellPlan> = BTreeMap::new();
+        for id in &self.afresh {
+            let Some(cell) = self.members.get(id).and_then(super::Member::cell) else { continue };
+            let plan = plans.entry(cell).or_default();
+            if plan.add.len() < JOINS_PER_COMMIT {
+                plan.add.insert(*id);
+                plan.remove.insert(*id);
+                if let Some(device) = devices.get_mut(id) {
+                    device.record.fresh_joins += 1;
+                    device.record.last_fresh_join_unix_seconds = now.unix_seconds;
+                    context.put(&device.record);
+                }
+            }
+        }
+        if may_rekey {
+            self.place(context, &mut plans, now, rng)?;
+        }
+        Ok(plans)
+    }
+
+    /// Finds room: first where there is most of it in the cells that exist, then in new ones.
+    fn place(
+        &mut self,
+        context: &mut Context,
+        plans: &mut BTreeMap<CellId, CellPlan>,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<(), Failed> {
+        let capacity = usize::from(self.record.policy.cell_capacity);
+        let mut joiners: BTreeSet<DeviceId> = self.ready.iter().take(JOINS_PER_REKEY).copied().collect();
+        let mut rooms: Vec<(usize, CellId)> = self
+            .cells
+            .iter()
+            .map(|(id, cell)| (capacity.saturating_sub(cell.managed.len()), *id))
+            .filter(|(room, _)| *room > 0)
+            .collect();
+        rooms.sort_unstable_by(|a, b| b.cmp(a));
+        for (room, id) in rooms {
+            let plan = plans.entry(id).or_default();
+            let room = room.min(JOINS_PER_COMMIT.saturating_sub(plan.add.len()));
+            plan.add.extend(std::iter::from_fn(|| joiners.pop_first()).take(room));
+        }
+        while !joiners.is_empty() {
+            let id = self.create_cell(context, now, rng)?;
+            let add = std::iter::from_fn(|| joiners.pop_first()).take(capacity).collect();
+            plans.insert(id, CellPlan { add, ..CellPlan::default() });
+        }
+        plans.retain(|_, plan| !plan.add.is_empty());
+        Ok(())
+    }
+
+    /// A rekey that an operator asked for.
+    pub(crate) fn rekey_now(
+        &mut self,
+        context: &mut Context,
+        devices: &mut Devices,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<(), Failed> {
+        self.transact(context, devices, BTreeMap::new(), Rekey::Yes(Reason::Manual), now, rng)
+    }
+}
