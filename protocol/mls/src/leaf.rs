@@ -10,7 +10,7 @@ use openmls::prelude::{
 use openmls_rust_crypto::RustCrypto;
 use openmls_traits::crypto::OpenMlsCrypto;
 use openmls_traits::types::VerifiableCiphersuite;
-use tls_codec::{DeserializeBytes as _, Serialize as _, Size as _, VLBytes};
+use tls_codec::{Deserialize as _, Serialize as _, Size as _, VLBytes};
 
 use crate::error::Refused;
 use crate::provider::ciphersuite;
@@ -68,7 +68,7 @@ pub(crate) fn check_device_leaf(
 pub(crate) fn encryption_key(leaf: &LeafNode) -> Result<Vec<u8>, Refused> {
     const UNUSABLE: Refused = Refused::UnusableKey { key: "encryption" };
     let encoded = leaf.encryption_key().tls_serialize_detached().map_err(|_| UNUSABLE)?;
-    VLBytes::tls_deserialize_exact_bytes(&encoded).map(Into::into).map_err(|_| UNUSABLE)
+    VLBytes::tls_deserialize_exact(encoded).map(Into::into).map_err(|_| UNUSABLE)
 }
 
 /// Seals to `public_key`, once, for the sake of knowing that it can be done: whether a key is of small order

@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 
-use tls_codec::{DeserializeBytes as _, Serialize as _, VLByteSlice, VLBytes};
+use tls_codec::{Deserialize as _, Serialize as _, VLByteSlice, VLBytes};
 
 use crate::error::Refused;
 use crate::key_package::KeyPackageRef;
@@ -87,9 +87,9 @@ impl Welcome {
 }
 
 /// A variable-size vector (RFC 9420 §2.1.2), and what follows it.
-fn read(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Refused> {
-    let (vector, rest) = VLBytes::tls_deserialize_bytes(bytes).map_err(|_| MALFORMED)?;
-    Ok((vector.into(), rest))
+fn read(mut bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Refused> {
+    let vector = VLBytes::tls_deserialize(&mut bytes).map_err(|_| MALFORMED)?;
+    Ok((vector.into(), bytes))
 }
 
 fn write(bytes: &mut Vec<u8>, vector: &[u8]) -> Result<(), Refused> {

@@ -11,7 +11,6 @@ use fleetkey_mls::{
 };
 use fleetkey_wire::{CellEpoch, CellId, DeviceId, Suite};
 use openmls::prelude::*;
-use openmls_traits::OpenMlsProvider as _;
 use rand_core::OsRng;
 
 /// A world with some devices of ours and one made of plain openmls, which is a member like any other.
@@ -244,9 +243,9 @@ fn even_the_coordinator_may_only_add_remove_and_cover_updates() {
 fn a_pre_shared_key_is_refused() {
     use openmls::schedule::{ExternalPsk, PreSharedKeyId, Psk};
     let (mut coordinator, _, mut cell, keys) = under_rogue_coordinator();
-    let Rogue { provider, key, group, .. } = &mut coordinator;
+    let Rogue { provider, key, group, suite, .. } = &mut coordinator;
     let psk = Psk::External(ExternalPsk::new(vec![1; 16]));
-    let id = PreSharedKeyId::new(coordinator.suite, provider.rand(), psk).unwrap();
+    let id = PreSharedKeyId::new(*suite, provider.rand(), psk).unwrap();
     id.store(provider, &[7; 32]).unwrap();
     let proposal = Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(id)));
     let bundle = group

@@ -1,5 +1,5 @@
 //! A cell with everybody in it: the coordinator, devices, and clients that keep no rules.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 
