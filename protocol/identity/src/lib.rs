@@ -29,5 +29,6 @@ pub use fleetkey_wire::statement::KeyId;
 
 pub use error::{BadCertificate, BadPem};
 pub use key::IdentityKey;
+pub use pem::{chain_from_pem, chain_to_pem};
 pub use role::Role;
 pub use roots::{FleetRoots, MAX_ROOTS};

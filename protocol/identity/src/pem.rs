@@ -6,12 +6,28 @@ use zeroize::Zeroizing;
 
 use crate::error::BadPem;
 
+/// Leaf, intermediate, root.
+const MAX_CHAIN: usize = 3;
+
 /// Longest PEM text that is read.
 pub(crate) const MAX_PEM_BYTES: usize = 256 * 1024;
 
 /// One certificate as a PEM section.
 pub(crate) fn encode_certificate(der: &[u8]) -> String {
     rfc7468::encode_string("CERTIFICATE", LineEnding::LF, der).expect("a bounded certificate always encodes")
+}
+
+/// A certificate chain as one PEM text, in the order given: leaf first.
+pub fn chain_to_pem(chain: &[Vec<u8>]) -> String {
+    chain.iter().map(|der| encode_certificate(der)).collect()
+}
+
+/// Reads a certificate chain, leaf first; other sections are skipped. Nobody has vouched for it yet.
+///
+/// # Errors
+/// [`BadPem`] when there is no certificate, or more than leaf, intermediate and root.
+pub fn chain_from_pem(text: &str) -> Result<Vec<Vec<u8>>, BadPem> {
+    certificates(text, MAX_CHAIN)
 }
 
 /// Every certificate in `text`, in order; other sections are skipped.

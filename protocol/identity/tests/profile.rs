@@ -4,7 +4,7 @@
 use ed25519_dalek::Signer as _;
 use fleetkey_identity::{
     BadCertificate, BadPem, FleetCa, FleetRoots, IdentityKey, IssueError, KeyId, Role, Validity,
-    read_certificate,
+    chain_from_pem, chain_to_pem, read_certificate,
 };
 use fleetkey_wire::{DeviceId, FleetId, Generation};
 use proptest::prelude::*;
@@ -475,6 +475,20 @@ fn a_ca_comes_back_from_its_pem() {
     let leaf = root.issue(&device(), &device_key.public_key(), &[], year()).unwrap();
     let party = format!("{}{}", pem_of(&leaf), *device_key.to_pkcs8_pem());
     assert_eq!(FleetCa::from_pem(&party).unwrap_err(), BadPem::Certificate(BadCertificate::IssuerIsNotCa));
+}
+
+#[test]
+fn a_chain_comes_back_from_pem_leaf_first() {
+    let root = new_ca(fleet(1));
+    let middle = root.create_intermediate(&mut OsRng, year()).unwrap();
+    let leaf = middle.issue(&device(), &key().public_key(), &[], year()).unwrap();
+    let chain = middle.chain(leaf);
+
+    let text = chain_to_pem(&chain);
+
+    assert_eq!(chain_from_pem(&text), Ok(chain));
+    assert_eq!(chain_from_pem("nothing"), Err(BadPem::Missing { what: "certificate" }));
+    assert_eq!(chain_from_pem(&text.repeat(2)), Err(BadPem::TooMany { what: "certificate", limit: 3 }));
 }
 
 fn pem_of(der: &[u8]) -> String {
