@@ -159,9 +159,9 @@ impl FromStr for KeyEpoch {
 pub struct CellEpoch(pub u64);
 
 impl CellEpoch {
-    /// The epoch that a commit at this one leads to.
+    /// The epoch that a commit at this one leads to. No cell lives to see the last one.
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

@@ -134,11 +134,6 @@ impl AppKeyLength {
             _ => None,
         }
     }
-
-    /// The length of `suite`'s AEAD keys.
-    pub const fn of_aead(suite: Suite) -> Self {
-        Self(suite.aead_key_bytes() as u8)
-    }
 }
 
 impl Kek {
@@ -196,7 +191,7 @@ fn extract(salt: &[u8], input: &[u8]) -> [u8; SECRET_BYTES] {
     Hkdf::<Sha256>::extract(Some(salt), input).0.into()
 }
 
-fn expand(key: &[u8], info: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
+pub(crate) fn expand(key: &[u8], info: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
     let mut out = Zeroizing::new(vec![0; length]);
     Hkdf::<Sha256>::from_prk(key)
         .expect("every key of the schedule is at least as long as the hash")

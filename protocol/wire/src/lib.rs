@@ -7,6 +7,7 @@
 mod aead;
 mod cbor;
 pub mod confirm;
+mod cose;
 pub mod down;
 pub mod error;
 pub mod frame;

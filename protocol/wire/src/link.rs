@@ -299,7 +299,8 @@ impl std::fmt::Debug for StartSecret {
     }
 }
 
-/// The coordinator's end of one device's link: a few bytes per device, in memory only.
+/// The coordinator's end of one device's link: a few bytes per device, in memory only. It lives as long as the
+/// [`StartSecret`]: dropped earlier, it would forget which nonces were left behind, and let recorded frames in.
 #[derive(Debug, Clone, Default)]
 pub struct CoordinatorLink {
     /// How many connections have proved themselves since the start; the coordinator's nonces depend on it.
@@ -308,6 +309,8 @@ pub struct CoordinatorLink {
     proven: Option<(Nonce, u64)>,
     /// The device nonce of a first hello that came later. It may be a replay, so it only says where to answer.
     greeted: Option<Nonce>,
+    /// The device nonce of a frame under a nonce left behind. Only the next "hello again" goes there.
+    stale: Option<Nonce>,
     sent: u64,
 }
 
@@ -357,7 +360,7 @@ impl CoordinatorLink {
                 self.greeted = None;
             }
             Some(_) | None => {
-                self.greeted = Some(nonce);
+                self.stale = Some(nonce);
                 return Err(LinkRefused::StaleNonce.into());
             }
         }
@@ -386,7 +389,8 @@ impl CoordinatorLink {
     /// The frame to publish on `down`. To a device not heard since the start only "hello again" can be said.
     pub fn seal(&mut self, start: &StartSecret, device: DeviceId, key: &LinkKey, body: &DownBody) -> Vec<u8> {
         self.sent += 1;
-        let (device_nonce, own) = match (self.greeted, self.proven) {
+        let stale = if *body == DownBody::HelloAgain { self.stale.take() } else { None };
+        let (device_nonce, own) = match (stale.or(self.greeted), self.proven) {
             (Some(nonce), _) => (Some(nonce), start.nonce(device, nonce, self.session.wrapping_add(1))),
             (None, Some((nonce, _))) => (Some(nonce), start.nonce(device, nonce, self.session)),
             (None, None) => (None, start.nonce(device, Nonce([0; NONCE_BYTES]), 0)),

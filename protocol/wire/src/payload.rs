@@ -18,13 +18,13 @@ use coset::{
 };
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use rand_core::{CryptoRng, RngCore};
-use zeroize::Zeroizing;
 
 use crate::aead;
 use crate::cbor;
+use crate::cose;
 use crate::error::{BadFrame, Named};
 use crate::ids::{DeviceId, GroupId, KeyEpoch};
-use crate::keys::{AeadKey, AppKeyLength, GroupSecret};
+use crate::keys::{AeadKey, GroupSecret, expand};
 use crate::statement::is_algorithm;
 use crate::suite::Suite;
 use crate::wrap::algorithm;
@@ -241,17 +241,24 @@ fn read(sealed: &[u8]) -> Result<(CoseEncrypt0, SealedHeader, Suite), BadFrame> 
     if sealed.len() > MAX_SEALED_BYTES {
         return Err(BadFrame::TooLarge { what: WHAT, bytes: sealed.len(), max: MAX_SEALED_BYTES });
     }
-    let message = CoseEncrypt0::from_slice(sealed).map_err(|_| BadFrame::NotCbor { what: WHAT })?;
-    let got = &message.protected.header;
+    let (protected_header, mut items) = cose::open(WHAT, sealed)?;
+    let got = &protected_header.header;
     let suite = Suite::ALL
         .into_iter()
         .find(|suite| is_algorithm(got, algorithm(*suite)))
         .ok_or(bad_header.clone())?;
     let header = header_of(got).ok_or(bad_header.clone())?;
     // Only the header that we would have written ourselves: no field more, none in another form.
-    if protected(suite, &header) != *got || !message.unprotected.is_empty() || message.ciphertext.is_none() {
+    if protected(suite, &header) != *got {
         return Err(bad_header);
     }
+    let ciphertext = items.bytes("sealed ciphertext", MAX_SEALED_BYTES)?;
+    items.end(WHAT)?;
+    let message = CoseEncrypt0 {
+        protected: protected_header,
+        unprotected: Header::default(),
+        ciphertext: Some(ciphertext),
+    };
     Ok((message, header, suite))
 }
 
@@ -300,8 +307,15 @@ fn external_aad(context: &[u8]) -> Vec<u8> {
 }
 
 fn sender_key(suite: Suite, secret: &GroupSecret, sender: DeviceId, salt: &[u8; SALT_BYTES]) -> AeadKey {
-    let context = Zeroizing::new(cbor::array(vec![cbor::bytes(sender.as_bytes()), cbor::bytes(salt)]));
-    secret.app_key("fleetkey sealed", &context, AppKeyLength::of_aead(suite))
+    let length = suite.aead_key_bytes();
+    // Not an `app_key`: no label that an application may ask for leads here.
+    let info = cbor::array(vec![
+        cbor::text("fleetkey sealed"),
+        cbor::bytes(sender.as_bytes()),
+        cbor::bytes(salt),
+        cbor::uint(length as u64),
+    ]);
+    expand(secret.as_bytes(), &info, length)
 }
 
 fn nonce(counter: u32) -> [u8; aead::NONCE_BYTES] {
@@ -325,7 +339,7 @@ fn signature_aad(header: &SealedHeader, context: &[u8]) -> Vec<u8> {
 
 fn sign(header: &SealedHeader, plaintext: &[u8], context: &[u8], signer: &SigningKey) -> Vec<u8> {
     CoseSign1Builder::new()
-        .protected(HeaderBuilder::new().algorithm(Algorithm::EdDSA).build())
+        .protected(signature_header())
         .payload(plaintext.to_vec())
         .create_signature(&signature_aad(header, context), |signed| signer.sign(signed).to_bytes().to_vec())
         .build()
@@ -340,10 +354,7 @@ fn check_signature(
     key_of: impl FnOnce(DeviceId) -> Option<VerifyingKey>,
 ) -> Result<Vec<u8>, BadSealed> {
     let wrong = BadSealed::Signature { sender: header.sender };
-    let message = CoseSign1::from_slice(plaintext).map_err(|_| wrong.clone())?;
-    if !is_algorithm(&message.protected.header, Algorithm::EdDSA) {
-        return Err(wrong);
-    }
+    let message = read_signed(plaintext)?;
     let key = key_of(header.sender).ok_or(BadSealed::UnknownSender { sender: header.sender })?;
     message
         .verify_signature(&signature_aad(header, context), |signature, signed| {
@@ -352,4 +363,20 @@ fn check_signature(
         })
         .map_err(|()| wrong.clone())?;
     message.payload.ok_or(wrong)
+}
+
+fn read_signed(plaintext: &[u8]) -> Result<CoseSign1, BadFrame> {
+    const WHAT: &str = "signed message";
+    let (header, mut items) = cose::open(WHAT, plaintext)?;
+    if header.header != signature_header() {
+        return Err(BadFrame::CoseHeader { what: WHAT });
+    }
+    let payload = items.bytes("signed payload", MAX_SEALED_BYTES)?;
+    let signature = items.fixed::<{ Signature::BYTE_SIZE }>("message signature")?.to_vec();
+    items.end(WHAT)?;
+    Ok(CoseSign1 { protected: header, unprotected: Header::default(), payload: Some(payload), signature })
+}
+
+fn signature_header() -> Header {
+    HeaderBuilder::new().algorithm(Algorithm::EdDSA).build()
 }

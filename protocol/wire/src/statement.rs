@@ -13,6 +13,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
 
 use crate::cbor::{self, Items};
+use crate::cose;
 use crate::error::{BadFrame, BadStatement};
 use crate::ids::{FleetId, GroupId, KeyEpoch};
 use crate::keys::Commitment;
@@ -283,19 +284,22 @@ fn read(bytes: &[u8]) -> Result<(CoseSign1, KeyId, Vec<u8>), BadFrame> {
     if bytes.len() > MAX_STATEMENT_BYTES {
         return Err(BadFrame::TooLarge { what: WHAT, bytes: bytes.len(), max: MAX_STATEMENT_BYTES });
     }
-    let message = CoseSign1::from_slice(bytes).map_err(|_| BadFrame::NotCbor { what: WHAT })?;
-    let signer: [u8; 8] = message
-        .protected
-        .header
-        .key_id
-        .as_slice()
-        .try_into()
-        .map_err(|_| BadFrame::CoseHeader { what: WHAT })?;
+    let (header, mut items) = cose::open(WHAT, bytes)?;
+    let signer: [u8; 8] =
+        header.header.key_id.as_slice().try_into().map_err(|_| BadFrame::CoseHeader { what: WHAT })?;
     let signer = KeyId(signer);
-    if message.protected.header != protected(signer) || !message.unprotected.is_empty() {
+    if header.header != protected(signer) {
         return Err(BadFrame::CoseHeader { what: WHAT });
     }
-    let payload = message.payload.clone().ok_or(BadFrame::Shape { field: "statement payload" })?;
+    let payload = items.bytes("statement payload", MAX_STATEMENT_BYTES)?;
+    let signature = items.fixed::<{ Signature::BYTE_SIZE }>("statement signature")?.to_vec();
+    items.end(WHAT)?;
+    let message = CoseSign1 {
+        protected: header,
+        unprotected: Header::default(),
+        payload: Some(payload.clone()),
+        signature,
+    };
     Ok((message, signer, payload))
 }
 

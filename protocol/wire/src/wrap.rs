@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::aead;
 use crate::cbor;
+use crate::cose;
 use crate::error::{BadFrame, BadWrap};
 use crate::ids::{CellEpoch, CellId, FleetId};
 use crate::keys::{GroupSecret, Kek};
@@ -55,13 +56,14 @@ pub fn open(
     if wrap.len() > MAX_WRAP_BYTES {
         return Err(BadFrame::TooLarge { what: WHAT, bytes: wrap.len(), max: MAX_WRAP_BYTES }.into());
     }
-    let message = CoseEncrypt0::from_slice(wrap).map_err(|_| BadFrame::NotCbor { what: WHAT })?;
-    if message.protected.header != protected(context.suite) || !message.unprotected.is_empty() {
+    let (header, mut items) = cose::open(WHAT, wrap)?;
+    if header.header != protected(context.suite) {
         return Err(BadFrame::CoseHeader { what: WHAT }.into());
     }
-    if message.ciphertext.is_none() {
-        return Err(BadFrame::Shape { field: "wrap ciphertext" }.into());
-    }
+    let ciphertext = items.bytes("wrap ciphertext", MAX_WRAP_BYTES)?;
+    items.end(WHAT)?;
+    let message =
+        CoseEncrypt0 { protected: header, unprotected: Header::default(), ciphertext: Some(ciphertext) };
     let does_not_open = BadWrap::DoesNotOpen { cell: context.cell, cell_epoch: context.cell_epoch };
     let key = kek.wrap_key(context.suite, statement.digest());
     let plaintext = message

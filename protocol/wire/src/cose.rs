@@ -1,0 +1,26 @@
+//! The outer shape that all our COSE messages share: `[protected, {}, …]`, untagged, nothing unprotected.
+//!
+//! It is checked here, before `coset` sees any of it: `coset` follows countersignatures inside protected headers
+//! without a bound, each a byte string that it decodes anew, so a few kilobytes of them would overflow the
+//! stack. None of our headers is large. Leaves what a header must say to its format.
+
+use ciborium::Value;
+use coset::ProtectedHeader;
+
+use crate::cbor::Items;
+use crate::error::BadFrame;
+
+/// Room for the largest protected header of ours, with some to spare.
+const MAX_PROTECTED_BYTES: usize = 128;
+
+/// The protected header of a COSE message, and the items behind its (empty) unprotected one.
+pub(crate) fn open(what: &'static str, encoded: &[u8]) -> Result<(ProtectedHeader, Items), BadFrame> {
+    let bad_header = BadFrame::CoseHeader { what };
+    let mut items = Items::decode(what, encoded)?;
+    let protected = items.bytes(what, MAX_PROTECTED_BYTES).map_err(|_| bad_header.clone())?;
+    if items.any(what)? != Value::Map(Vec::new()) {
+        return Err(bad_header);
+    }
+    let protected = ProtectedHeader::from_cbor_bstr(Value::Bytes(protected)).map_err(|_| bad_header)?;
+    Ok((protected, items))
+}
