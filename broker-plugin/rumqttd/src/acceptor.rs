@@ -1,0 +1,305 @@
+//! From a TCP connection to a session: TLS, who it is, CONNECT, and whether it may.
+//!
+//! Everything up to the answer has a deadline and a size. Leaves to `connection` what comes after.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use fleetkey_identity::Role;
+use fleetkey_policy::{Denied, Party};
+use fleetkey_wire::FleetId;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{BrokerError, Identify, Listener};
+use crate::connection::{Connection, Terms};
+use crate::hub::{Hub, RESERVED_CONNECTIONS};
+use crate::link::{Link, Stream};
+use crate::packet::{Connect, Malformed, Version, connack, frame, read_connect};
+use crate::refusal::{Close, Refusal};
+
+/// Connections that wait to be accepted; the system may allow fewer.
+const BACKLOG: u32 = 4_096;
+/// The largest CONNECT: it carries an id and nothing we use besides.
+const MAX_CONNECT_BYTES: usize = 4 * 1024;
+/// How long to wait when the system has no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a refusal may take to be sent.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// A bound listener.
+pub(crate) struct Acceptor {
+    socket: TcpListener,
+    tls: Option<TlsAcceptor>,
+    identify: Identify,
+}
+
+impl Acceptor {
+    pub(crate) fn bind(listener: &Listener) -> Result<Self, BrokerError> {
+        let address = listener.address;
+        match listener.identify {
+            Identify::ClientId if !address.ip().is_loopback() => {
+                return Err(BrokerError::InsecureListener { address });
+            }
+            Identify::ClientCertificate if listener.tls.is_none() => {
+                return Err(BrokerError::CertificatesWithoutTls { address });
+            }
+            Identify::ClientId | Identify::ClientCertificate => {}
+        }
+        let socket = bind(address).map_err(|source| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                BrokerError::AddressInUse { address }
+            } else {
+                BrokerError::Listen { address, source }
+            }
+        })?;
+        Ok(Self { socket, tls: listener.tls.clone().map(TlsAcceptor::from), identify: listener.identify })
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Accepts until the broker stops.
+    pub(crate) async fn run(self, hub: Arc<Hub>, connections: TaskTracker) {
+        let acceptor = Arc::new(self);
+        let stop = hub.stop.clone();
+        while let Some(accepted) = stop.run_until_cancelled(acceptor.socket.accept()).await {
+            match accepted {
+                Ok((stream, peer)) => {
+                    let serving = acceptor.clone().serve(hub.clone(), stream, peer);
+                    connections.spawn(serving);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self: Arc<Self>, hub: Arc<Hub>, stream: TcpStream, peer: SocketAddr) {
+        let open = Open::new(&hub);
+        if open.count > (hub.limits.max_connections + RESERVED_CONNECTIONS) as u64 {
+            return refused(&hub, peer, &Refusal::TooManyConnections);
+        }
+        // Messages are small and must not wait for each other.
+        let _ = stream.set_nodelay(true);
+        let stop = hub.stop.clone();
+        let Some(tls) = &self.tls else {
+            if let Some(Some(connection)) = stop.run_until_cancelled(admit(&hub, stream, peer, None)).await {
+                connection.run().await;
+            }
+            return;
+        };
+        let handshake = tokio::time::timeout(hub.limits.handshake_timeout, tls.accept(stream));
+        let stream = match stop.run_until_cancelled(handshake).await {
+            None => return,
+            Some(Err(_)) => return refused(&hub, peer, &Refusal::TlsTimeout),
+            Some(Ok(Err(error))) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                return refused(&hub, peer, &Refusal::TlsHandshake);
+            }
+            Some(Ok(Ok(stream))) => stream,
+        };
+        let party = match self.identify {
+            Identify::ClientId => None,
+            Identify::ClientCertificate => {
+                let certificates = stream.get_ref().1.peer_certificates();
+                Some(
+                    fleetkey_identity::tls::peer_identity(certificates)
+                        .map_err(|_| Refusal::BadCertificate)
+                        .and_then(|identity| party(&identity.role, identity.fleet, hub.fleet)),
+                )
+            }
+        };
+        if let Some(Some(connection)) = stop.run_until_cancelled(admit(&hub, stream, peer, party)).await {
+            connection.run().await;
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Open<'a> {
+    hub: &'a Hub,
+    count: u64,
+}
+
+impl<'a> Open<'a> {
+    fn new(hub: &'a Hub) -> Self {
+        Self { hub, count: hub.counters.connection_opened() }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.hub.counters.connection_closed();
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn party(role: &Role, fleet: FleetId, own: FleetId) -> Result<Party, Refusal> {
+    if fleet != own {
+        return Err(Denied::OtherFleet { fleet }.into());
+    }
+    Ok(match role {
+        Role::Coordinator { .. } => Party::Coordinator,
+        Role::Broker => Party::Broker,
+        Role::Operator { .. } => Party::Operator,
+        Role::Device(device) => Party::Device(*device),
+    })
+}
+
+/// Who it says it is, on a listener that believes it.
+fn claimed_party(client_id: &str) -> Result<Party, Refusal> {
+    if let Ok(device) = client_id.parse() {
+        Ok(Party::Device(device))
+    } else if client_id.starts_with("coordinator") {
+        Ok(Party::Coordinator)
+    } else {
+        Err(Refusal::UnknownClientId)
+    }
+}
+
+/// Reads the CONNECT and answers it; `None` when the client was not let in.
+async fn admit<S: Stream>(
+    hub: &Arc<Hub>,
+    stream: S,
+    peer: SocketAddr,
+    party: Option<Result<Party, Refusal>>,
+) -> Option<Connection<S>> {
+    let mut link = Link::new(stream);
+    match tokio::time::timeout(hub.limits.connect_timeout, first_packet(&mut link)).await {
+        Err(_) => {
+            refused(hub, peer, &Refusal::ConnectTimeout);
+            return None;
+        }
+        // It was nobody: a port scan, a health check.
+        Ok(Err(Gone)) => return None,
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(malformed))) => {
+            refused(hub, peer, &malformed.into());
+            return None;
+        }
+    }
+    let mut input = link.take_input();
+    let outcome = match frame(&input, MAX_CONNECT_BYTES) {
+        Ok(Some(frame)) => match read_connect(&frame) {
+            Ok(connect) => Ok((frame.bytes, answer(hub, &mut link, &connect, party))),
+            Err(malformed) => Err(malformed),
+        },
+        Ok(None) => return None,
+        Err(malformed) => Err(malformed),
+    };
+    let refusal = match outcome {
+        Ok((bytes, Ok((session, terms)))) => {
+            input.advance(bytes);
+            link.give_back_input(input);
+            if hub.stop.is_cancelled() {
+                session.close(Close::ShuttingDown);
+            }
+            tracing::debug!(%peer, client = %session.client_id, "session opened");
+            return Some(Connection::new(hub.clone(), session, link, &terms));
+        }
+        Ok((_, Err(refusal))) => refusal,
+        Err(malformed) => {
+            // MQTT 3.1.1 §3.1.2.2: an unknown version is answered in the oldest way; nothing else can be.
+            if matches!(malformed, Malformed::ProtocolLevel { .. }) {
+                link.write(connack(Version::V4, 1, 0, None, false));
+            }
+            malformed.into()
+        }
+    };
+    refused(hub, peer, &refusal);
+    link.finish(GOODBYE).await;
+    None
+}
+
+/// The other side is gone.
+struct Gone;
+
+/// Reads until there is a whole packet.
+async fn first_packet<S: Stream>(link: &mut Link<S>) -> Result<Result<(), Malformed>, Gone> {
+    loop {
+        match poll_fn(|cx| link.poll_read(cx)).await {
+            Ok(0) | Err(_) => return Err(Gone),
+            Ok(_) => {}
+        }
+        let input = link.take_input();
+        let whole = frame(&input, MAX_CONNECT_BYTES).map(|frame| frame.is_some());
+        link.give_back_input(input);
+        match whole {
+            Ok(false) => {}
+            Ok(true) => return Ok(Ok(())),
+            Err(malformed) => return Ok(Err(malformed)),
+        }
+    }
+}
+
+/// Decides on a CONNECT and writes the CONNACK.
+fn answer<S: Stream>(
+    hub: &Arc<Hub>,
+    link: &mut Link<S>,
+    connect: &Connect<'_>,
+    party: Option<Result<Party, Refusal>>,
+) -> Result<(Arc<crate::session::Session>, Terms), Refusal> {
+    let version = connect.version;
+    match accept(hub, connect, party) {
+        Ok(session) => {
+            let limit = hub.limits.max_keep_alive;
+            let asked = Duration::from_secs(connect.keep_alive_seconds.into());
+            let too_long = asked.is_zero() || asked > limit;
+            let keep_alive = if too_long { limit } else { asked };
+            let server_keep_alive = too_long.then(|| u16::try_from(limit.as_secs()).unwrap_or(u16::MAX));
+            link.write(connack(
+                version,
+                0,
+                hub.limits.max_packet_bytes,
+                server_keep_alive,
+                connect.wants_session,
+            ));
+            let terms = Terms {
+                version,
+                keep_alive,
+                receive_maximum: connect.receive_maximum,
+                max_packet_bytes: connect.max_packet_bytes.map_or(usize::MAX, |bytes| bytes as usize),
+            };
+            Ok((session, terms))
+        }
+        Err(refusal) => {
+            link.write(connack(version, refusal.connack_code(version), 0, None, false));
+            Err(refusal)
+        }
+    }
+}
+
+fn accept(
+    hub: &Hub,
+    connect: &Connect<'_>,
+    party: Option<Result<Party, Refusal>>,
+) -> Result<Arc<crate::session::Session>, Refusal> {
+    let party = party.unwrap_or_else(|| claimed_party(connect.client_id))?;
+    if connect.has_will {
+        return Err(Refusal::Will);
+    }
+    if connect.has_authentication_method {
+        return Err(Refusal::AuthenticationMethod);
+    }
+    hub.attach(party, connect.client_id)
+}
+
+fn refused(hub: &Hub, peer: SocketAddr, refusal: &Refusal) {
+    hub.counters.refused(refusal.name());
+    tracing::info!(%peer, reason = refusal.name(), %refusal, "refused");
+}

@@ -1,0 +1,175 @@
+//! What a broker is started with, its limits, and why it may not start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleetkey_wire::FleetId;
+
+/// What a [`crate::Broker`] is started with.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// The fleet it serves; must be that of the policy.
+    pub fleet: FleetId,
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// Everything that is bounded.
+    pub limits: Limits,
+    /// What carries cell messages to the members.
+    pub fan_out: FanOutKind,
+}
+
+impl BrokerConfig {
+    /// A broker for `fleet` without listeners, with the default limits and fan-out.
+    pub fn new(fleet: FleetId) -> Self {
+        Self { fleet, listeners: Vec::new(), limits: Limits::default(), fan_out: FanOutKind::default() }
+    }
+
+    /// The same with one more listener.
+    #[must_use]
+    pub fn listen(mut self, listener: Listener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+}
+
+/// Where clients connect, and how they are known.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// The address; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// TLS with client certificates; without it connections are plain TCP.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// How clients are known.
+    pub identify: Identify,
+}
+
+impl Listener {
+    /// TLS: clients are who their certificates say.
+    pub const fn tls(address: SocketAddr, config: Arc<rustls::ServerConfig>) -> Self {
+        Self { address, tls: Some(config), identify: Identify::ClientCertificate }
+    }
+
+    /// Plain TCP where a client is whoever it says it is: for tests and benchmarks on the loopback interface.
+    pub const fn insecure_loopback(address: SocketAddr) -> Self {
+        Self { address, tls: None, identify: Identify::ClientId }
+    }
+}
+
+/// How clients are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identify {
+    /// By the certificate they show in TLS.
+    ClientCertificate,
+    /// By their client id: a device's UUID, or anything that starts with `coordinator`. Anyone can claim to be anyone,
+    /// so that only loopback addresses are accepted.
+    ClientId,
+}
+
+/// What carries cell messages to the members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FanOutKind {
+    /// The router of rumqttd.
+    Router,
+    /// A map from cell to sessions.
+    #[default]
+    ExactMap,
+}
+
+/// Everything that is bounded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Devices and coordinators that are connected; a few places beyond are kept for coordinators.
+    pub max_connections: usize,
+    /// From the TCP connection to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From there to the end of the CONNECT packet.
+    pub connect_timeout: Duration,
+    /// The largest packet from a client, fixed header included.
+    pub max_packet_bytes: usize,
+    /// What waits for a device before it is cut off as too slow.
+    pub device_queue: QueueLimit,
+    /// What waits for a coordinator before devices have to wait with theirs.
+    pub coordinator_queue: QueueLimit,
+    /// QoS 1 messages on their way to one client and not acknowledged.
+    pub max_in_flight: u16,
+    /// Clients must promise to say something at least this often.
+    pub max_keep_alive: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub write_timeout: Duration,
+    /// Subscriptions of one device.
+    pub max_subscriptions_per_device: usize,
+}
+
+/// How much may wait for one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimit {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of payload.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 20_000,
+            handshake_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(10),
+            max_packet_bytes: 65 * 1024,
+            device_queue: QueueLimit { messages: 512, bytes: 1024 * 1024 },
+            coordinator_queue: QueueLimit { messages: 65_536, bytes: 16 * 1024 * 1024 },
+            max_in_flight: 64,
+            max_keep_alive: Duration::from_secs(20 * 60),
+            write_timeout: Duration::from_secs(30),
+            max_subscriptions_per_device: 64,
+        }
+    }
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// There is nowhere to connect to.
+    #[error("no listeners are configured")]
+    NoListeners,
+    /// The policy is about another fleet.
+    #[error("the broker is to serve fleet {broker}, but its policy is about fleet {policy}")]
+    OtherFleet {
+        /// The broker's.
+        broker: FleetId,
+        /// The policy's.
+        policy: FleetId,
+    },
+    /// Without certificates anyone can claim to be anyone.
+    #[error("clients cannot be told apart without certificates: {address} is not a loopback address")]
+    InsecureListener {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Certificates are shown in TLS only.
+    #[error("the listener on {address} wants client certificates, but has no TLS")]
+    CertificatesWithoutTls {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Somebody else is listening there.
+    #[error("address {address} is in use")]
+    AddressInUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gives no thread to the router.
+    #[error("cannot start the router")]
+    Router(#[source] io::Error),
+}

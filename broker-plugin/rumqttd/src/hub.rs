@@ -1,0 +1,323 @@
+//! Where sessions meet: who is connected, who gets what, and what a change of policy does to them.
+//!
+//! `up` and `down` are delivered here, one map lookup each; cells go through the fan-out. Leaves to `connection` the
+//! packets and the sockets.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use fleetkey_policy::{Effects, Party, PolicyHandle, Qos};
+use fleetkey_wire::{DeviceId, Filter, FleetId, Topic};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Limits;
+use crate::fan_out::{FanOut, FanOutGone};
+use crate::message::Message;
+use crate::refusal::{Close, Refusal};
+use crate::session::Session;
+use crate::stats::Counters;
+
+/// Places kept for coordinators when devices have taken all the others.
+pub(crate) const RESERVED_CONNECTIONS: usize = 64;
+
+/// A coordinator's session and the QoS it subscribed at.
+type Listening = (Arc<Session>, Qos);
+
+/// Shared by all connections of a broker.
+pub(crate) struct Hub {
+    pub(crate) fleet: FleetId,
+    pub(crate) limits: Limits,
+    pub(crate) policy: PolicyHandle,
+    pub(crate) counters: Counters,
+    /// Cancelled when the broker is to stop.
+    pub(crate) stop: CancellationToken,
+    /// Set when the broker stops because it cannot go on.
+    pub(crate) failed: AtomicBool,
+    fan_out: Box<dyn FanOut>,
+    next_session: AtomicU64,
+    devices: RwLock<HashMap<DeviceId, Arc<Session>>>,
+    coordinators: RwLock<HashMap<Box<str>, Arc<Session>>>,
+    /// Coordinators that take what devices say.
+    listeners: RwLock<Arc<[Listening]>>,
+    /// Devices that must not say more until coordinators have taken what was said, by session.
+    waiting_for_coordinators: Mutex<HashMap<u64, Waker>>,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        fleet: FleetId,
+        limits: Limits,
+        policy: PolicyHandle,
+        fan_out: Box<dyn FanOut>,
+    ) -> Self {
+        Self {
+            fleet,
+            limits,
+            policy,
+            counters: Counters::new(),
+            stop: CancellationToken::new(),
+            failed: AtomicBool::new(false),
+            fan_out,
+            next_session: AtomicU64::new(1),
+            devices: RwLock::default(),
+            coordinators: RwLock::default(),
+            listeners: RwLock::new(Arc::new([])),
+            waiting_for_coordinators: Mutex::default(),
+        }
+    }
+
+    /// Lets a client in, if the policy does. An earlier session of the same client ends.
+    pub(crate) fn attach(&self, party: Party, client_id: &str) -> Result<Arc<Session>, Refusal> {
+        self.policy.read().decide_connect(&party, client_id)?;
+        let limit = match party {
+            Party::Coordinator => self.limits.coordinator_queue,
+            Party::Device(_) | Party::Broker | Party::Operator => {
+                if self.counters.sessions() >= self.limits.max_connections as u64 {
+                    return Err(Refusal::TooManyConnections);
+                }
+                self.limits.device_queue
+            }
+        };
+        let id = self.next_session.fetch_add(1, Ordering::Relaxed);
+        let session = Arc::new(Session::new(id, party, client_id, limit));
+        let earlier = match party {
+            Party::Device(device) => write(&self.devices).insert(device, session.clone()),
+            Party::Coordinator | Party::Broker | Party::Operator => {
+                write(&self.coordinators).insert(client_id.into(), session.clone())
+            }
+        };
+        self.counters.session_opened();
+        if let Some(earlier) = earlier {
+            earlier.close(Close::TakenOver);
+        }
+        // The policy may have changed before the session could be found by `obey`.
+        if let Err(denied) = self.policy.read().decide_connect(&party, client_id) {
+            self.detach(&session, denied.name());
+            return Err(denied.into());
+        }
+        Ok(session)
+    }
+
+    /// Forgets a session that has ended.
+    pub(crate) fn detach(&self, session: &Arc<Session>, reason: &'static str) {
+        match session.party {
+            Party::Device(device) => {
+                let mut devices = write(&self.devices);
+                if devices.get(&device).is_some_and(|current| current.id == session.id) {
+                    devices.remove(&device);
+                }
+            }
+            Party::Coordinator | Party::Broker | Party::Operator => {
+                let mut coordinators = write(&self.coordinators);
+                if coordinators.get(&session.client_id).is_some_and(|current| current.id == session.id) {
+                    coordinators.remove(&session.client_id);
+                }
+            }
+        }
+        self.stop_listening(session);
+        self.waiting().remove(&session.id);
+        self.fan_out.forget(session);
+        self.counters.session_closed(reason);
+    }
+
+    /// Subscribes a session; answers with the QoS that was granted.
+    pub(crate) async fn subscribe(
+        &self,
+        session: &Arc<Session>,
+        raw_filter: &str,
+        requested: Qos,
+    ) -> Result<Qos, Refusal> {
+        let filter = self.policy.read().decide_subscribe(&session.party, raw_filter)?;
+        let granted = requested.min(Qos::AtLeastOnce);
+        match filter {
+            Filter::AllUp { .. } => {
+                session.subscriptions().all_up = Some(granted);
+                self.listen(session, granted);
+            }
+            Filter::Exact(Topic::Down { .. } | Topic::Up { .. }) => {
+                session.subscriptions().down = Some(granted)
+            }
+            Filter::Exact(Topic::Cell { cell, .. }) => {
+                {
+                    let mut subscriptions = session.subscriptions();
+                    if subscriptions.cell(cell).is_none()
+                        && subscriptions.count() >= self.limits.max_subscriptions_per_device
+                    {
+                        return Err(Refusal::TooManySubscriptions);
+                    }
+                    subscriptions.add_cell(cell, granted);
+                }
+                if self.fan_out.join(session, cell, granted).await.is_err() {
+                    session.close(Close::FanOutLost);
+                }
+                // The policy may have changed before the subscription could be found by `obey`.
+                if let Err(denied) = self.policy.read().decide_subscribe(&session.party, raw_filter) {
+                    session.subscriptions().remove_cell(cell);
+                    self.fan_out.leave(session, cell);
+                    return Err(denied.into());
+                }
+            }
+        }
+        Ok(granted)
+    }
+
+    /// Ends a subscription; answers whether there was one.
+    pub(crate) fn unsubscribe(&self, session: &Arc<Session>, raw_filter: &str) -> bool {
+        match Filter::parse(raw_filter) {
+            Ok(Filter::AllUp { .. }) => {
+                let was = session.subscriptions().all_up.take();
+                self.stop_listening(session);
+                was.is_some()
+            }
+            Ok(Filter::Exact(Topic::Down { device, .. })) if session.party == Party::Device(device) => {
+                session.subscriptions().down.take().is_some()
+            }
+            Ok(Filter::Exact(Topic::Cell { cell, .. })) => {
+                let was = session.subscriptions().remove_cell(cell);
+                if was {
+                    self.fan_out.leave(session, cell);
+                }
+                was
+            }
+            Ok(Filter::Exact(Topic::Down { .. } | Topic::Up { .. })) | Err(_) => false,
+        }
+    }
+
+    /// Sends a publish on its way; answers whether there was anybody to send it to, as far as that is known.
+    pub(crate) async fn publish(
+        &self,
+        session: &Session,
+        raw_topic: &str,
+        payload: &[u8],
+        qos: Qos,
+        retain: bool,
+    ) -> Result<bool, Refusal> {
+        let topic =
+            self.policy.read().decide_publish(&session.party, raw_topic, payload.len(), qos, retain)?;
+        self.counters.published(payload.len());
+        let message = Arc::new(Message::new(raw_topic, Bytes::copy_from_slice(payload), qos));
+        let found = match topic {
+            Topic::Cell { cell, .. } => {
+                if let Err(FanOutGone) = self.fan_out.publish(cell, &message).await {
+                    self.fail();
+                }
+                true
+            }
+            Topic::Down { device, .. } => self.deliver_down(device, &message),
+            Topic::Up { .. } => self.deliver_up(&message),
+        };
+        if !found {
+            self.counters.undeliverable();
+        }
+        Ok(found)
+    }
+
+    /// Ready when no coordinator has too much waiting; otherwise the task is woken when that has changed.
+    pub(crate) fn poll_coordinators(&self, session: &Session, cx: &Context<'_>) -> Poll<()> {
+        if !self.is_congested() {
+            return Poll::Ready(());
+        }
+        self.waiting().insert(session.id, cx.waker().clone());
+        // It may have changed before the waker could be found.
+        if self.is_congested() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// A coordinator has taken some of what was waiting for it.
+    pub(crate) fn coordinator_took(&self, session: &Session) {
+        let waiting = self.waiting();
+        if !waiting.is_empty() && session.has_room() {
+            wake_all(waiting);
+        }
+    }
+
+    pub(crate) fn is_congested(&self) -> bool {
+        read(&self.listeners).iter().any(|(session, _)| session.is_congested())
+    }
+
+    /// Does to live sessions what follows from a change of policy.
+    pub(crate) fn obey(&self, effects: &Effects) {
+        for device in &effects.close {
+            if let Some(session) = self.device(*device) {
+                session.close(Close::Revoked);
+            }
+        }
+        for (cell, device) in &effects.drop {
+            if let Some(session) = self.device(*device)
+                && session.subscriptions().remove_cell(*cell)
+            {
+                self.fan_out.leave(&session, *cell);
+            }
+        }
+    }
+
+    /// Ends every session: the broker is stopping.
+    pub(crate) fn close_all(&self) {
+        let devices: Vec<_> = read(&self.devices).values().cloned().collect();
+        let coordinators: Vec<_> = read(&self.coordinators).values().cloned().collect();
+        for session in devices.iter().chain(&coordinators) {
+            session.close(Close::ShuttingDown);
+        }
+    }
+
+    /// The broker cannot go on.
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.stop.cancel();
+    }
+
+    fn device(&self, device: DeviceId) -> Option<Arc<Session>> {
+        read(&self.devices).get(&device).cloned()
+    }
+
+    fn deliver_down(&self, device: DeviceId, message: &Arc<Message>) -> bool {
+        let Some(session) = self.device(device) else { return false };
+        let Some(subscribed) = session.subscriptions().down else { return false };
+        session.deliver(message, subscribed);
+        true
+    }
+
+    fn deliver_up(&self, message: &Arc<Message>) -> bool {
+        let listeners = read(&self.listeners).clone();
+        for (session, subscribed) in listeners.iter() {
+            session.deliver(message, *subscribed);
+        }
+        !listeners.is_empty()
+    }
+
+    fn listen(&self, session: &Arc<Session>, qos: Qos) {
+        let mut listeners = write(&self.listeners);
+        let others = listeners.iter().filter(|(other, _)| other.id != session.id).cloned();
+        *listeners = others.chain([(session.clone(), qos)]).collect();
+    }
+
+    fn stop_listening(&self, session: &Session) {
+        let mut listeners = write(&self.listeners);
+        if listeners.iter().any(|(other, _)| other.id == session.id) {
+            *listeners = listeners.iter().filter(|(other, _)| other.id != session.id).cloned().collect();
+            drop(listeners);
+            // Nobody has to wait for it any more.
+            wake_all(self.waiting());
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Waker>> {
+        self.waiting_for_coordinators.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wake_all(mut waiting: MutexGuard<'_, HashMap<u64, Waker>>) {
+    let wakers = std::mem::take(&mut *waiting);
+    drop(waiting);
+    wakers.into_values().for_each(Waker::wake);
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
