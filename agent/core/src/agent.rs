@@ -233,7 +233,7 @@ impl Agent {
         effects: &mut Effects,
     ) -> Result<(), Refused> {
         match input {
-            Input::Connected => self.connect(now, rng, effects),
+            Input::Connected => self.connect(rng, effects),
             Input::Disconnected => self.connection = None,
             Input::Subscribed { topic } => {
                 if let Some(connection) = &mut self.connection {
@@ -242,10 +242,16 @@ impl Agent {
             }
             Input::SubscribeRefused { topic } => {
                 if let Some(connection) = &mut self.connection {
-                    connection.denied(topic, now);
+                    connection.denied(topic);
                 }
             }
             Input::Message { topic, payload } => return self.receive(topic, payload, now, rng, effects),
+            Input::MessagesDropped => {
+                let at = self.paces.proven.next(now);
+                if let Some(connection) = &mut self.connection {
+                    connection.ask_for_hello(at);
+                }
+            }
             Input::Timeout => self.mark_silence(now, effects),
             Input::Leave { group } => {
                 let group = self.groups.get_mut(&group).ok_or(Refused::UnknownGroup { group })?;
@@ -255,11 +261,10 @@ impl Agent {
         Ok(())
     }
 
-    fn connect(&mut self, now: Millis, rng: &mut dyn CryptoRngCore, effects: &mut Effects) {
+    fn connect(&mut self, rng: &mut dyn CryptoRngCore, effects: &mut Effects) {
         let mut connection = Connection::new(self.link_key.clone(), self.down_topic(), rng);
-        let topics = self.cells.keys().map(|cell| self.cell_topic(*cell)).chain([self.down_topic()]);
-        for topic in topics {
-            connection.want(topic, now);
+        for topic in self.topics() {
+            connection.want(topic);
             effects.outputs.push(Output::Subscribe { topic });
         }
         self.connection = Some(connection);
@@ -280,9 +285,6 @@ impl Agent {
         if topic.fleet() != self.fleet {
             return Err(Refused::OtherFleet { got: topic.fleet(), own: self.fleet });
         }
-        if self.connection.is_none() {
-            return Err(Refused::NotConnected { topic });
-        }
         match topic {
             Topic::Cell { cell, .. } => self.receive_cell_frame(cell, payload, now, effects),
             Topic::Down { device, .. } if device == self.device => {
@@ -301,9 +303,6 @@ impl Agent {
             effects.event(Event::Silent { seconds: self.silence.elapsed_ms(now) / 1000 });
         }
         let Some(connection) = &mut self.connection else { return };
-        for topic in connection.resubscribe(now) {
-            effects.outputs.push(Output::Subscribe { topic });
-        }
         if connection.is_hello_due(now) {
             self.say_hello(now, rng, effects);
         }
@@ -395,6 +394,11 @@ impl Agent {
             .flat_map(|group| [group.keys.wake_at(), group.confirmations.wake_at().filter(|_| is_answered)]);
         let connection = self.connection.as_ref().and_then(Connection::wake_at);
         groups.flatten().chain(connection).chain([self.silence.wake_at()]).min()
+    }
+
+    /// The topics to be subscribed to now. [`Output::Subscribe`] and [`Output::Unsubscribe`] say what changes.
+    pub fn topics(&self) -> Vec<Topic> {
+        self.cells.keys().map(|cell| self.cell_topic(*cell)).chain([self.down_topic()]).collect()
     }
 
     pub(crate) const fn down_topic(&self) -> Topic {

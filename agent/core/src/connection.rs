@@ -1,7 +1,7 @@
 //! One connection to the broker: its link, its subscriptions, and the hellos said on it.
 //!
-//! Cell topics are subscribed to before `down`, so that the hello which follows the last SUBACK is said when nothing
-//! more can be missed.
+//! A hello follows the last SUBACK that is awaited: nothing can be missed after it. Keeping subscriptions, across
+//! refusals too, is the shell's.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,8 @@ use crate::pacing::{BackOff, jittered};
 
 /// A hello that no answer has come to is said again after this long, and then after twice as long, and so on.
 const HELLO_RETRY: BackOff = BackOff::new(2_000, 60_000);
-/// A subscription that was refused is asked for again after this long, and then after twice as long, and so on.
-const SUBSCRIBE_RETRY: BackOff = BackOff::new(2_000, 60_000);
-/// A SUBACK that has not come by then never will.
-const SUBACK_MS: u64 = 10_000;
+/// When one SUBACK has come, the others are waited for this long before the hello.
+const OTHER_SUBACKS_MS: u64 = 1_000;
 /// Hellos that an answer is still accepted for.
 const MAX_OUTSTANDING: usize = 8;
 
@@ -32,19 +30,12 @@ pub(crate) struct Connection {
     outstanding: BTreeMap<u64, Millis>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Subscription {
-    state: SubscriptionState,
-    retry: BackOff,
-}
-
+/// Whether the broker has answered for a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SubscriptionState {
-    /// Asked for; when it is to be asked for again.
-    Requested(Millis),
+enum Subscription {
+    Requested,
     Granted,
-    /// Refused; when it is to be asked for again.
-    Refused(Millis),
+    Refused,
 }
 
 impl Connection {
@@ -59,13 +50,12 @@ impl Connection {
         }
     }
 
-    /// The topic is to be subscribed to. Returns whether that is to be asked for now.
-    pub(crate) fn want(&mut self, topic: Topic, now: Millis) -> bool {
+    /// The topic is to be subscribed to. Returns whether that is news.
+    pub(crate) fn want(&mut self, topic: Topic) -> bool {
         if self.subscriptions.contains_key(&topic) {
             return false;
         }
-        let state = SubscriptionState::Requested(now.plus(SUBACK_MS));
-        self.subscriptions.insert(topic, Subscription { state, retry: SUBSCRIBE_RETRY });
+        self.subscriptions.insert(topic, Subscription::Requested);
         true
     }
 
@@ -77,42 +67,24 @@ impl Connection {
     /// A SUBACK came. Where it is news, something may have been missed before it: a hello is due, after the other
     /// SUBACKs if they come soon.
     pub(crate) fn granted(&mut self, topic: Topic, now: Millis) {
-        const OTHERS_MS: u64 = 1_000;
         let Some(subscription) = self.subscriptions.get_mut(&topic) else { return };
-        if subscription.state == SubscriptionState::Granted {
+        if *subscription == Subscription::Granted {
             return;
         }
-        subscription.state = SubscriptionState::Granted;
-        subscription.retry.reset();
-        let others_are_coming =
-            self.subscriptions.values().any(|s| matches!(s.state, SubscriptionState::Requested(_)));
-        self.ask_for_hello(if others_are_coming { now.plus(OTHERS_MS) } else { now });
+        *subscription = Subscription::Granted;
+        let others_are_coming = self.subscriptions.values().any(|other| *other == Subscription::Requested);
+        self.ask_for_hello(if others_are_coming { now.plus(OTHER_SUBACKS_MS) } else { now });
     }
 
-    /// A subscription was refused.
-    pub(crate) fn denied(&mut self, topic: Topic, now: Millis) {
-        let Some(subscription) = self.subscriptions.get_mut(&topic) else { return };
-        subscription.state = SubscriptionState::Refused(now.plus(subscription.retry.step()));
-    }
-
-    /// The subscriptions to ask for again.
-    pub(crate) fn resubscribe(&mut self, now: Millis) -> Vec<Topic> {
-        let mut due = Vec::new();
-        for (topic, subscription) in &mut self.subscriptions {
-            let is_due = match subscription.state {
-                SubscriptionState::Requested(at) | SubscriptionState::Refused(at) => at <= now,
-                SubscriptionState::Granted => false,
-            };
-            if is_due {
-                subscription.state = SubscriptionState::Requested(now.plus(SUBACK_MS));
-                due.push(*topic);
-            }
+    /// A subscription was refused, for now.
+    pub(crate) fn denied(&mut self, topic: Topic) {
+        if let Some(subscription) = self.subscriptions.get_mut(&topic) {
+            *subscription = Subscription::Refused;
         }
-        due
     }
 
     fn can_be_answered(&self) -> bool {
-        self.subscriptions.get(&self.down).is_some_and(|down| down.state == SubscriptionState::Granted)
+        self.subscriptions.get(&self.down).is_some_and(|down| *down == Subscription::Granted)
     }
 
     /// A hello is to be said at `at` at the latest.
@@ -166,10 +138,6 @@ impl Connection {
 
     /// When to look again.
     pub(crate) fn wake_at(&self) -> Option<Millis> {
-        let subscriptions = self.subscriptions.values().filter_map(|subscription| match subscription.state {
-            SubscriptionState::Requested(at) | SubscriptionState::Refused(at) => Some(at),
-            SubscriptionState::Granted => None,
-        });
-        subscriptions.chain(self.hello_due.filter(|_| self.can_be_answered())).min()
+        self.hello_due.filter(|_| self.can_be_answered())
     }
 }

@@ -143,7 +143,7 @@ impl Agent {
             entry.confirmations.news(newest, now);
         }
         let topic = self.cell_topic(cell);
-        if self.connection.as_mut().is_some_and(|connection| connection.want(topic, now)) {
+        if self.connection.as_mut().is_some_and(|connection| connection.want(topic)) {
             effects.outputs.push(Output::Subscribe { topic });
         }
         effects.event(Event::Joined { group, name: welcome.group_name.clone(), cell });

@@ -29,6 +29,8 @@ pub enum Input<'a> {
         /// Its payload, not yet bounded or believed.
         payload: &'a [u8],
     },
+    /// Messages were lost on the way through the shell.
+    MessagesDropped,
     /// The time that [`crate::Agent::poll_timeout`] named has come.
     Timeout,
     /// The device's owner wants it to be out of a group.
@@ -48,7 +50,7 @@ pub enum Output {
         /// The frame.
         payload: Vec<u8>,
     },
-    /// Subscribe to a topic.
+    /// Subscribe to a topic, and keep at it should the broker refuse, as long as the connection lasts.
     Subscribe {
         /// The topic.
         topic: Topic,
