@@ -309,7 +309,8 @@ pub struct CoordinatorLink {
     proven: Option<(Nonce, u64)>,
     /// The device nonce of a first hello that came later. It may be a replay, so it only says where to answer.
     greeted: Option<Nonce>,
-    /// The device nonce of a frame under a nonce left behind. Only the next "hello again" goes there.
+    /// The device nonce of the last frame under a nonce left behind, until a better one comes. Only a "hello again"
+    /// goes there.
     stale: Option<Nonce>,
     sent: u64,
 }
@@ -364,6 +365,7 @@ impl CoordinatorLink {
                 return Err(LinkRefused::StaleNonce.into());
             }
         }
+        self.stale = None;
         Ok(OpenedUp { body, counter: frame.counter, fresh: true })
     }
 
@@ -378,6 +380,7 @@ impl CoordinatorLink {
         }
         let is_proven = self.proven.is_some_and(|(proven, _)| proven == nonce);
         self.greeted = if is_proven { None } else { Some(nonce) };
+        self.stale = None;
         Ok(OpenedUp { body, counter, fresh: false })
     }
 
@@ -389,7 +392,7 @@ impl CoordinatorLink {
     /// The frame to publish on `down`. To a device not heard since the start only "hello again" can be said.
     pub fn seal(&mut self, start: &StartSecret, device: DeviceId, key: &LinkKey, body: &DownBody) -> Vec<u8> {
         self.sent += 1;
-        let stale = if *body == DownBody::HelloAgain { self.stale.take() } else { None };
+        let stale = self.stale.filter(|_| *body == DownBody::HelloAgain);
         let (device_nonce, own) = match (stale.or(self.greeted), self.proven) {
             (Some(nonce), _) => (Some(nonce), start.nonce(device, nonce, self.session.wrapping_add(1))),
             (None, Some((nonce, _))) => (Some(nonce), start.nonce(device, nonce, self.session)),

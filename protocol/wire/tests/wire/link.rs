@@ -217,7 +217,7 @@ fn not_even_a_device_that_draws_a_nonce_twice_revives_its_old_frames() {
     let mut second = connect(&mut rng());
     let (greeting, _) = second.seal(&hello());
     coordinator.answer(&greeting);
-    establish(&mut connect(&mut { rng_elsewhere() }), &mut coordinator);
+    establish(&mut connect(&mut rng_elsewhere()), &mut coordinator);
     let (greeting, _) = second.seal(&hello());
     let answered = coordinator.answer(&greeting);
     second.open(&answered).unwrap();
@@ -301,7 +301,9 @@ fn a_device_heals_after_the_coordinator_restarts() {
     let mut coordinator = Coordinator::start(&mut rng);
     assert_eq!(refused(coordinator.open(&before)), LinkRefused::StaleNonce);
     assert!(!coordinator.link.is_known(), "a stale frame proves no connection");
+    let lost = coordinator.seal(&DownBody::HelloAgain);
     let again = coordinator.seal(&DownBody::HelloAgain);
+    assert_ne!(lost, again);
     assert_eq!(device.open(&again), Err(LinkRefused::PeerRestarted.into()));
 
     device.restart(&mut rng);
