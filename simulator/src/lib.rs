@@ -1,1 +1,13 @@
-//! (empty)
+//! Whole fleets on real parts.
+//!
+//! [`demo`] shows the main job, end to end: a fleet is onboarded, devices are revoked, everyone else moves on, and
+//! each claim is checked. Broker, coordinator and agents are the real ones, in one process.
+//! Deliberately absent: any decision of the protocol, and any shortcut past MQTT, TLS or the disk.
+
+pub mod check;
+pub mod demo;
+pub mod fleet;
+pub mod measure;
+pub mod progress;
+pub mod report;
+pub mod thief;
