@@ -180,9 +180,12 @@ fn updates(
     updates: Vec<(DeviceId, Vec<u8>)>,
     dropped: &mut Vec<Dropped>,
 ) -> Result<Vec<Candidate>, LocalError> {
+    if updates.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut keys = encryption_keys(group, &BTreeMap::new());
     let mut seen = BTreeSet::new();
-    let mut accepted = Vec::new();
+    let mut accepted: Vec<Candidate> = Vec::new();
     for (device, bytes) in updates {
         let mut drop = |why| dropped.push(Dropped { device, why });
         if leaving.contains_key(&device) {
@@ -207,11 +210,32 @@ fn updates(
                 seen.insert(device);
                 accepted.push(Candidate::Update { device, proposal: Box::new(proposal), bytes });
             }
-            Err(MlsError::Refused(why)) => drop(why),
+            Err(MlsError::Refused(why)) => {
+                drop(why);
+                // What was refused may have moved on the ratchet of a member who has nothing to do with it.
+                *group = reload(cell, provider, &accepted)?;
+            }
             Err(MlsError::Local(error)) => return Err(error),
         }
     }
     Ok(accepted)
+}
+
+/// The group as it was stored, with the updates that are accepted so far.
+fn reload(
+    cell: &ManagedCell,
+    provider: &Provider<'_>,
+    accepted: &[Candidate],
+) -> Result<MlsGroup, LocalError> {
+    let mut group = cell.state.load(provider)?;
+    for candidate in accepted {
+        if let Candidate::Update { proposal, .. } = candidate {
+            group
+                .store_pending_proposal(provider.storage(), (**proposal).clone())
+                .map_err(|error| failed(&error))?;
+        }
+    }
+    Ok(group)
 }
 
 /// The proposal in `bytes` if `device` may have it covered, with the encryption key it brings. Moves on the

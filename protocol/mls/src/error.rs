@@ -14,6 +14,15 @@ pub enum MlsError {
     Local(#[from] LocalError),
 }
 
+impl Named for MlsError {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Refused(why) => why.name(),
+            Self::Local(error) => error.name(),
+        }
+    }
+}
+
 /// What is wrong with bytes from another party.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -303,4 +312,15 @@ pub enum LocalError {
         /// openmls's words.
         reason: String,
     },
+}
+
+impl Named for LocalError {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::UnknownVersion { .. } => "unknown_version",
+            Self::Damaged { .. } => "damaged",
+            Self::WrongSigner => "wrong_signer",
+            Self::Engine { .. } => "engine",
+        }
+    }
 }

@@ -61,7 +61,7 @@ impl MemberCell {
         let mut slots = Slots::default();
         slots.apply(provider.into_changes());
         let state = CellState { context: *context, suite, slots, keys };
-        Ok(Self { state, device: private.device(), outstanding_update: Vec::new() })
+        Ok(Self { state, device: private.device(), outstanding_update: None })
     }
 }
 

@@ -17,7 +17,7 @@ use crate::commit::{Changes, CommitOutcome, check_update, commit};
 use crate::context::CellContext;
 use crate::error::{LocalError, MlsError};
 use crate::leaf::{coordinator_credential, with_key};
-use crate::message::group_id;
+use crate::message::{damaged, group_id};
 use crate::provider::{Provider, capabilities, ciphersuite, lifetime, ratchets};
 use crate::signer::{LeafSigner, MlsSigner};
 use crate::slots::Slots;
@@ -65,6 +65,7 @@ impl ManagedCell {
         let keys = EpochKeys::of(&group, &provider, &context)?;
         let changes = provider.into_changes();
         slots.apply(changes);
+        slots.keep_no_resumption_psks().map_err(|error| damaged(&error))?;
         Ok(Self { state: CellState { context, suite, slots, keys }, roster: BTreeMap::new() })
     }
 

@@ -31,8 +31,8 @@ const VERSION: u8 = 1;
 pub struct MemberCell {
     pub(crate) state: CellState,
     pub(crate) device: DeviceId,
-    /// The Update proposal that is outstanding in this epoch; empty when there is none.
-    pub(crate) outstanding_update: Vec<u8>,
+    /// The Update proposal that is outstanding in this epoch.
+    pub(crate) outstanding_update: Option<Vec<u8>>,
 }
 
 /// What a commit did.
@@ -53,17 +53,21 @@ impl MemberCell {
         let mut input = Reader::new("a member's cell", VERSION, bytes)?;
         let state = CellState::read(&mut input)?;
         let device = DeviceId::from_bytes(input.array()?);
-        let outstanding_update = input.bytes()?.to_vec();
+        let outstanding_update = match input.bytes()? {
+            [] => None,
+            update => Some(update.to_vec()),
+        };
         input.finish()?;
         Ok(Self { state, device, outstanding_update })
     }
 
     /// All of the cell, secrets included, to be stored encrypted.
     pub fn snapshot(&self) -> Zeroizing<Vec<u8>> {
-        let mut out = Writer::new(VERSION, self.state.size() + self.outstanding_update.len());
+        let update = self.outstanding_update.as_deref().unwrap_or_default();
+        let mut out = Writer::new(VERSION, self.state.size() + update.len());
         self.state.write(&mut out);
         out.array(self.device.as_bytes());
-        out.bytes(&self.outstanding_update);
+        out.bytes(update);
         out.finish()
     }
 
@@ -115,7 +119,7 @@ impl MemberCell {
         self.state.slots.apply(changes);
         self.state.slots.forget_own_updates();
         self.state.keys = keys;
-        self.outstanding_update.clear();
+        self.outstanding_update = None;
         Ok(Processed::Advanced { epoch: self.epoch() })
     }
 
@@ -123,8 +127,8 @@ impl MemberCell {
     /// outstanding at a time: until the epoch ends, this returns the same bytes again.
     pub fn propose_update(&mut self, signer: &LeafSigner) -> Result<Vec<u8>, LocalError> {
         const DOING: &str = "proposing an update";
-        if !self.outstanding_update.is_empty() {
-            return Ok(self.outstanding_update.clone());
+        if let Some(update) = &self.outstanding_update {
+            return Ok(update.clone());
         }
         let provider = Provider::over(&self.state.slots);
         let mut group = self.state.load(&provider)?;
@@ -139,7 +143,7 @@ impl MemberCell {
         let bytes = proposal.to_bytes().map_err(|error| failed(DOING, &error))?;
         let changes = provider.into_changes();
         self.state.slots.apply(changes);
-        self.outstanding_update.clone_from(&bytes);
+        self.outstanding_update = Some(bytes.clone());
         Ok(bytes)
     }
 
@@ -176,7 +180,7 @@ impl MemberCell {
 
     /// Whether an Update proposal is outstanding in this epoch.
     pub fn has_outstanding_update(&self) -> bool {
-        !self.outstanding_update.is_empty()
+        self.outstanding_update.is_some()
     }
 
     /// Puts the updates that came with a commit into the group's proposal store, and nothing else.
@@ -186,14 +190,14 @@ impl MemberCell {
         group: &mut MlsGroup,
         updates: &[Vec<u8>],
     ) -> Result<(), MlsError> {
-        let own = updates.iter().any(|update| *update == self.outstanding_update);
-        if !own {
+        let own = self.outstanding_update.as_ref();
+        if !updates.iter().any(|update| Some(update) == own) {
             // Loading brought our own outstanding proposal back: it does not count unless it came along.
             group
                 .clear_pending_proposals(provider.storage())
                 .map_err(|error| failed("clearing proposals", &error))?;
         }
-        for update in updates.iter().filter(|update| **update != self.outstanding_update) {
+        for update in updates.iter().filter(|update| Some(*update) != own) {
             let message = private_message(Content::Update, update, self.state.context.cell, self.epoch())?;
             let processed =
                 group.process_message(provider, message).map_err(|error| refusal(Content::Update, error))?;

@@ -79,12 +79,23 @@ impl Slots {
         }
     }
 
+    /// Makes openmls keep no resumption secrets. Whoever creates a group would keep 32, whatever the settings say.
+    pub(crate) fn keep_no_resumption_psks(&mut self) -> Result<(), SlotError> {
+        let slot = Slot::ResumptionPsks;
+        self.0.insert(vec![slot as u8], encode(slot, &NO_RESUMPTION_PSKS)?);
+        Ok(())
+    }
+
     /// Forgets the private keys of own updates. openmls leaves those of an uncovered update behind.
     pub(crate) fn forget_own_updates(&mut self) {
         let gone = Slot::OF_AN_UPDATE.map(|slot| slot as u8);
         self.0.retain(|key, _| !key.first().is_some_and(|kind| gone.contains(kind)));
     }
 }
+
+/// openmls's store of resumption secrets with no room and nothing in it: the most it may hold, what it holds, and
+/// where it goes on. We use none, and they would outlive their epochs.
+const NO_RESUMPTION_PSKS: (usize, [(); 0], usize) = (0, [], 0);
 
 /// The stored state of a group does not hold what it should. Always our own fault or the disk's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

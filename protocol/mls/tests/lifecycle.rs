@@ -1,4 +1,5 @@
 //! What a cell is for: devices come, go, come again and renew their keys, and those inside agree.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -99,6 +100,20 @@ fn an_update_renews_the_devices_keys() {
     let keys = world.keys();
     refused(stolen.process(&committed.covered_updates, &committed.commit, &keys));
     assert_ne!(stolen.kek(), world.manager.kek());
+}
+
+#[test]
+fn a_joiner_knows_no_earlier_epoch() {
+    let mut world = World::with(Suite::Aes128Gcm, 3);
+    let earlier = world.commit(Changes { force_path: true, ..Changes::default() });
+    world.deliver(&earlier, &BTreeMap::new());
+    let before = world.manager.kek();
+    let late = world.add(1)[0];
+    let keys = world.keys();
+    let cell = world.cells.get_mut(&late).unwrap();
+    assert_ne!(cell.kek(), before);
+    let why = refused(cell.process(&[], &earlier.commit, &keys));
+    assert_eq!(why, Refused::WrongEpoch { got: earlier.epoch_before, current: cell.epoch() });
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! What others may not do to a cell, and that trying costs nobody else anything.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -6,8 +7,8 @@ use common::forge;
 use common::rogue::{self, Key, Rogue};
 use common::{Device, World, context, refused};
 use fleetkey_mls::{
-    AddDevice, Changes, CommitOutcome, Dropped, LocalError, ManagedCell, MemberCell, MlsError, Processed, Refused,
-    make_key_package, welcome_key_package_ref,
+    AddDevice, Changes, CommitOutcome, Dropped, LocalError, ManagedCell, MemberCell, MlsError, Processed,
+    Refused, make_key_package, welcome_key_package_ref,
 };
 use fleetkey_wire::{CellEpoch, CellId, DeviceId, Suite};
 use openmls::prelude::*;
@@ -145,7 +146,8 @@ fn only_commits_are_taken_for_commits() {
     let keys = world.keys();
     let late = world.enrol();
     let (add, _) = world.package(late);
-    let welcome = world.commit(Changes { add: vec![add], ..Changes::default() }).welcomes.remove(&late).unwrap();
+    let welcome =
+        world.commit(Changes { add: vec![add], ..Changes::default() }).welcomes.remove(&late).unwrap();
     let cell = world.cells.values_mut().next().unwrap();
     for (bytes, got) in [
         (application, "an application message"),
@@ -392,16 +394,19 @@ fn bad_updates_drop_out_and_the_removal_goes_on() {
     let of_another = (ids[2], good.clone());
     let rubbish = (ids[3], vec![1, 2, 3]);
 
-    let updates = vec![(ids[0], good.clone()), repeated, leaving, of_another, rubbish];
+    // The one that names another sender goes first: the true sender's must still be covered.
+    let updates = vec![of_another, (ids[0], good.clone()), repeated, leaving, rubbish];
     let changes = Changes { updates, remove: vec![ids[1]], ..Changes::default() };
     let outcome = world.manager.commit(&world.coordinator, changes).unwrap();
 
     let dropped = dropped(&outcome);
     assert_eq!(dropped.len(), 4);
-    assert_eq!(dropped[0], (ids[0], Refused::Repeated { device: ids[0] }));
-    assert_eq!(dropped[1], (ids[1], Refused::Leaving { device: ids[1] }));
-    // The sender's ratchet has moved on: a second copy does not even decrypt.
-    assert!(matches!(dropped[2].1, Refused::Undecryptable { .. }), "{dropped:?}");
+    assert!(
+        matches!(dropped[0], (_, Refused::WrongSender { device, .. }) if device == ids[2]),
+        "{dropped:?}"
+    );
+    assert_eq!(dropped[1], (ids[0], Refused::Repeated { device: ids[0] }));
+    assert_eq!(dropped[2], (ids[1], Refused::Leaving { device: ids[1] }));
     assert_eq!(dropped[3], (ids[3], Refused::Malformed { what: "an update proposal" }));
     let committed = outcome.committed.unwrap();
     assert_eq!(committed.covered_updates, [good]);
@@ -481,7 +486,8 @@ fn bad_key_packages_drop_out_by_name() {
     let extension = |ty: u16| Extension::Unknown(ty, UnknownExtension(vec![1]));
     let rogue = Rogue::device(suite);
     let rogue_id = rogue.device_id();
-    let can_extend = Capabilities::new(None, Some(&[rogue.suite]), Some(&[ExtensionType::Unknown(0xf000)]), None, None);
+    let can_extend =
+        Capabilities::new(None, Some(&[rogue.suite]), Some(&[ExtensionType::Unknown(0xf000)]), None, None);
 
     let cases: Vec<(AddDevice, Refused)> = vec![
         (
@@ -500,20 +506,32 @@ fn bad_key_packages_drop_out_by_name() {
             device.package(Suite::ChaCha20Poly1305).0,
             Refused::WrongSuite { expected: suite, got: Some(Suite::ChaCha20Poly1305) },
         ),
-        (AddDevice { key_package: vec![0; 20], ..fine.clone() }, Refused::Malformed { what: "a key package" }),
         (
-            AddDevice { key_package: fine.key_package[..fine.key_package.len() - 1].to_vec(), ..fine.clone() },
+            AddDevice { key_package: vec![0; 20], ..fine.clone() },
+            Refused::Malformed { what: "a key package" },
+        ),
+        (
+            AddDevice {
+                key_package: fine.key_package[..fine.key_package.len() - 1].to_vec(),
+                ..fine.clone()
+            },
             Refused::Malformed { what: "a key package" },
         ),
         (
             AddDevice { key_package: vec![0; 1025], ..fine.clone() },
             Refused::TooLarge { what: "a key package", bytes: 1025, max: 1024 },
         ),
-        (rogue.package_of(rogue.builder().key_package_lifetime(Lifetime::new(3600))), Refused::BoundedLifetime),
         (
-            rogue.package_of(rogue.builder().leaf_node_capabilities(can_extend.clone()).key_package_extensions(
-                Extensions::from_vec(vec![extension(0xf000)]).unwrap(),
-            )),
+            rogue.package_of(rogue.builder().key_package_lifetime(Lifetime::new(3600))),
+            Refused::BoundedLifetime,
+        ),
+        (
+            rogue.package_of(
+                rogue
+                    .builder()
+                    .leaf_node_capabilities(can_extend.clone())
+                    .key_package_extensions(Extensions::from_vec(vec![extension(0xf000)]).unwrap()),
+            ),
             Refused::Extensions { what: "a key package" },
         ),
         (
@@ -637,7 +655,8 @@ fn encryption_and_init_keys_may_not_be_shared() {
         forge::packaged(suite, Some(b), None),
     ];
     let ids: Vec<_> = batch.iter().map(|add| add.device).collect();
-    let outcome = world.manager.commit(&world.coordinator, Changes { add: batch, ..Changes::default() }).unwrap();
+    let outcome =
+        world.manager.commit(&world.coordinator, Changes { add: batch, ..Changes::default() }).unwrap();
     let expected = [
         (ids[1], Refused::KeyInUse { key: "encryption" }),
         (ids[2], Refused::KeyInUse { key: "init" }),
@@ -812,7 +831,11 @@ fn secrets_do_not_print() {
     world.update_of(id);
     let printed = format!(
         "{:?} {:?} {:?} {:?} {:?}",
-        world.manager, world.cells[&id], private, world.coordinator, world.manager.kek()
+        world.manager,
+        world.cells[&id],
+        private,
+        world.coordinator,
+        world.manager.kek()
     );
     assert!(printed.len() < 600, "{printed}");
     assert!(printed.contains("LeafSigner(redacted)") && printed.contains("Kek(redacted)"));

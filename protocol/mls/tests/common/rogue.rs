@@ -62,11 +62,22 @@ pub fn suite(suite: Suite) -> Ciphersuite {
 impl Rogue {
     pub fn device(ciphersuite: Suite) -> Self {
         let id = *DeviceId::random(&mut rand_core::OsRng).as_bytes();
-        Self { provider: OpenMlsRustCrypto::default(), key: Key::new(), id, suite: suite(ciphersuite), group: None }
+        Self {
+            provider: OpenMlsRustCrypto::default(),
+            key: Key::new(),
+            id,
+            suite: suite(ciphersuite),
+            group: None,
+        }
     }
 
     /// The creator of a group, with any settings.
-    pub fn creator(context: &CellContext, ciphersuite: Suite, key: Key, config: MlsGroupCreateConfig) -> Self {
+    pub fn creator(
+        context: &CellContext,
+        ciphersuite: Suite,
+        key: Key,
+        config: MlsGroupCreateConfig,
+    ) -> Self {
         let provider = OpenMlsRustCrypto::default();
         let id = *context.fleet.as_bytes();
         let group = MlsGroup::new_with_group_id(
@@ -110,7 +121,8 @@ impl Rogue {
     }
 
     pub fn join(&mut self, welcome: &[u8]) {
-        let MlsMessageBodyIn::Welcome(welcome) = MlsMessageIn::tls_deserialize_exact(welcome).unwrap().extract()
+        let MlsMessageBodyIn::Welcome(welcome) =
+            MlsMessageIn::tls_deserialize_exact(welcome).unwrap().extract()
         else {
             panic!("no Welcome")
         };
