@@ -1,0 +1,249 @@
+//! What is printed: JSON as the API gave it, or tables for people.
+
+use std::io::Write;
+
+use fleetkey_coordinator::api::{DeviceView, MembershipView};
+use fleetkey_coordinator_core::Standing;
+use serde_json::Value;
+
+pub(crate) fn json(out: &mut impl Write, value: &Value) -> anyhow::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(std::io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// A number in an answer; zero where there is none.
+pub(crate) fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or(0)
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("-")
+}
+
+/// "1 device", "2 devices".
+pub(crate) fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+pub(crate) fn devices(out: &mut impl Write, devices: &[DeviceView]) -> anyhow::Result<()> {
+    let rows = devices.iter().map(|device| {
+        let groups: Vec<&str> = device.groups.iter().map(|member| member.group_name.as_str()).collect();
+        [
+            device.name.clone(),
+            device.id.to_string(),
+            standing(&device.standing),
+            online(device.online),
+            groups.join(", "),
+        ]
+    });
+    table(out, ["NAME", "ID", "STANDING", "LINK", "GROUPS"], rows.collect())
+}
+
+pub(crate) fn device(out: &mut impl Write, device: &DeviceView) -> anyhow::Result<()> {
+    writeln!(out, "name      {}", device.name)?;
+    writeln!(out, "id        {}", device.id)?;
+    writeln!(out, "standing  {}", standing(&device.standing))?;
+    writeln!(out, "link      {}", online(device.online))?;
+    if device.groups.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let rows = device.groups.iter().map(|member| {
+        [member.group_name.clone(), place(member), member.confirmed.clone(), holds_newest(member)]
+    });
+    table(out, ["GROUP", "CELL", "CONFIRMED", "NEWEST KEY"], rows.collect())
+}
+
+pub(crate) fn members(out: &mut impl Write, members: &[MembershipView]) -> anyhow::Result<()> {
+    let rows = members.iter().map(|member| {
+        [
+            member.device_name.clone(),
+            member.device.to_string(),
+            online(member.online),
+            place(member),
+            member.confirmed.clone(),
+            holds_newest(member),
+        ]
+    });
+    table(out, ["NAME", "ID", "LINK", "CELL", "CONFIRMED", "NEWEST KEY"], rows.collect())
+}
+
+pub(crate) fn groups(out: &mut impl Write, answer: &Value) -> anyhow::Result<()> {
+    let groups = answer["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = groups.iter().map(|group| {
+        [
+            text(group, "name").to_owned(),
+            text(group, "id").to_owned(),
+            text(group, "send").to_owned(),
+            confirmed(group),
+            number(group, "wanted").to_string(),
+            cells(group).to_string(),
+            rotation(group),
+        ]
+    });
+    table(out, ["NAME", "ID", "KEY EPOCH", "CONFIRMED", "WANTED", "CELLS", "ROTATION"], rows.collect())
+}
+
+pub(crate) fn group(out: &mut impl Write, group: &Value) -> anyhow::Result<()> {
+    let policy = &group["policy"];
+    writeln!(out, "name       {}", text(group, "name"))?;
+    writeln!(out, "id         {}", text(group, "id"))?;
+    writeln!(
+        out,
+        "key epoch  {} (sealing with {}, accepting from {})",
+        text(group, "key_epoch"),
+        text(group, "send"),
+        text(group, "oldest")
+    )?;
+    writeln!(out, "rotation   {}", rotation(group))?;
+    writeln!(
+        out,
+        "devices    {} confirmed, {} to come in, {} of the missing online",
+        confirmed(group),
+        number(group, "wanted"),
+        number(group, "stragglers_online")
+    )?;
+    writeln!(
+        out,
+        "cells      {} of at most {} devices, {}",
+        cells(group),
+        number(policy, "cell_capacity"),
+        text(policy, "suite")
+    )?;
+    Ok(())
+}
+
+pub(crate) fn status(out: &mut impl Write, answer: &Value) -> anyhow::Result<()> {
+    let coordinator = &answer["coordinator"];
+    let stats = &answer["stats"];
+    let is = |value: &Value, yes: &'static str, no: &'static str| {
+        if value.as_bool().unwrap_or(false) { yes } else { no }
+    };
+    writeln!(out, "fleet        {}", text(coordinator, "fleet"))?;
+    writeln!(
+        out,
+        "coordinator  {}, incarnation {}",
+        is(&coordinator["superseded"], "SUPERSEDED: a copy or rolled back, it issues nothing", "issuing"),
+        number(coordinator, "incarnation")
+    )?;
+    writeln!(out, "broker       {}", is(&answer["broker_connected"], "connected", "NOT CONNECTED"))?;
+    writeln!(
+        out,
+        "devices      {} enrolled, {} online, {} quarantined, {} revoked",
+        number(coordinator, "enrolled"),
+        number(coordinator, "online"),
+        number(coordinator, "quarantined"),
+        number(coordinator, "revoked")
+    )?;
+    writeln!(
+        out,
+        "groups       {} in {}",
+        number(coordinator, "groups"),
+        count(number(coordinator, "cells"), "cell")
+    )?;
+    writeln!(out, "statements   {} signed since the start", number(coordinator, "signatures"))?;
+    writeln!(out, "refused      {}", refusals(&coordinator["refusals"]))?;
+    writeln!(out)?;
+    let kinds = [
+        ("cell statements", "cell_statements"),
+        ("cell commits", "cell_commits"),
+        ("decided for one device", "down_decided"),
+        ("answers", "down_answers"),
+        ("catch-ups", "down_catch_ups"),
+        ("re-sends", "down_resends"),
+        ("published again", "republished"),
+        ("received", "received"),
+    ];
+    let rows = kinds.map(|(name, key)| {
+        let traffic = &stats[key];
+        [
+            name.to_owned(),
+            number(traffic, "messages").to_string(),
+            number(traffic, "bytes").to_string(),
+            number(traffic, "max_bytes").to_string(),
+        ]
+    });
+    table(out, ["MESSAGES", "COUNT", "BYTES", "LARGEST"], rows.to_vec())
+}
+
+fn refusals(refusals: &Value) -> String {
+    let named: Vec<String> =
+        refusals.as_object().into_iter().flatten().map(|(name, count)| format!("{count} {name}")).collect();
+    if named.is_empty() { "nothing".into() } else { named.join(", ") }
+}
+
+fn standing(standing: &Standing) -> String {
+    match standing {
+        Standing::Enrolled => "enrolled".into(),
+        Standing::Quarantined { .. } => "quarantined".into(),
+        Standing::Revoked { reason, .. } if reason.is_empty() => "revoked".into(),
+        Standing::Revoked { reason, .. } => format!("revoked: {reason}"),
+    }
+}
+
+fn online(online: bool) -> String {
+    if online { "online" } else { "offline" }.into()
+}
+
+fn place(member: &MembershipView) -> String {
+    member.cell.map_or_else(|| "to come in".into(), |cell| cell.to_string())
+}
+
+fn holds_newest(member: &MembershipView) -> String {
+    if member.holds_newest { "held" } else { "-" }.into()
+}
+
+fn confirmed(group: &Value) -> String {
+    format!("{} of {}", number(group, "confirmed"), number(group, "members"))
+}
+
+fn cells(group: &Value) -> usize {
+    group["cells"].as_array().map_or(0, Vec::len)
+}
+
+fn rotation(group: &Value) -> String {
+    group["rotation"].as_object().and_then(|rotation| rotation.keys().next().cloned()).unwrap_or("-".into())
+}
+
+/// Columns as wide as their widest entry; control characters are shown, not obeyed.
+fn table<const N: usize>(
+    out: &mut impl Write,
+    head: [&str; N],
+    rows: Vec<[String; N]>,
+) -> anyhow::Result<()> {
+    let rows: Vec<[String; N]> = [head.map(str::to_owned)]
+        .into_iter()
+        .chain(rows)
+        .map(|row| row.map(|cell| cell.chars().flat_map(shown).collect()))
+        .collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in &rows {
+        let line: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn shown(character: char) -> Vec<char> {
+    if character.is_control() { character.escape_default().collect() } else { vec![character] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_control_characters_do_nothing() {
+        let mut out = Vec::new();
+        let rows = vec![["a".into(), "\x1b[2J".into()], ["long name".into(), "x".into()]];
+        table(&mut out, ["NAME", "GROUP"], rows).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, "NAME       GROUP\na          \\u{1b}[2J\nlong name  x\n");
+    }
+}

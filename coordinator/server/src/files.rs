@@ -1,0 +1,162 @@
+//! Files of secrets: readable by their owner alone, and never written over.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rand_core::{OsRng, RngCore};
+
+/// Why files were not written, or cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// There is something there already.
+    #[error("{} exists already, and nothing is written over", path.display())]
+    Exists {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// The system failed.
+    #[error("{doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The system's word on it.
+        source: io::Error,
+    },
+}
+
+impl FileError {
+    fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, path: path.to_owned(), source }
+    }
+}
+
+/// Reads a text file.
+pub(crate) fn read(path: &Path) -> Result<String, FileError> {
+    fs::read_to_string(path).map_err(FileError::io("read", path))
+}
+
+/// A directory in the making. It appears under its name when it is complete, or not at all.
+#[derive(Debug)]
+pub(crate) struct NewDirectory {
+    path: PathBuf,
+    draft: PathBuf,
+}
+
+impl NewDirectory {
+    /// Begins a directory, which must not exist yet, or be empty.
+    pub(crate) fn begin(path: &Path) -> Result<Self, FileError> {
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries.count(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(FileError::io("look into", path)(error)),
+        };
+        if entries > 0 {
+            return Err(FileError::Exists { path: path.to_owned() });
+        }
+        let name = path.file_name().ok_or_else(|| FileError::Io {
+            doing: "make directory",
+            path: path.to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, "it needs a name"),
+        })?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(FileError::io("make directory", parent))?;
+        let draft = parent.join(format!(".{}.{:08x}", name.display(), OsRng.next_u32()));
+        make_directory(&draft)?;
+        Ok(Self { path: path.to_owned(), draft })
+    }
+
+    /// Where a file is before the directory is complete.
+    pub(crate) fn draft(&self, name: &str) -> PathBuf {
+        self.draft.join(name)
+    }
+
+    /// Makes a directory inside.
+    pub(crate) fn directory(&self, name: &str) -> Result<(), FileError> {
+        make_directory(&self.draft(name))
+    }
+
+    /// Writes a file inside.
+    pub(crate) fn write(&self, name: &str, contents: &str) -> Result<(), FileError> {
+        let path = self.draft(name);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let written = options.open(&path).and_then(|mut file| {
+            file.write_all(contents.as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(FileError::io("write", &path))
+    }
+
+    /// Gives it its name.
+    pub(crate) fn complete(self) -> Result<(), FileError> {
+        fs::rename(&self.draft, &self.path).map_err(|error| {
+            let kind = error.kind();
+            if kind == io::ErrorKind::AlreadyExists || kind == io::ErrorKind::DirectoryNotEmpty {
+                FileError::Exists { path: self.path.clone() }
+            } else {
+                FileError::io("make directory", &self.path)(error)
+            }
+        })
+    }
+}
+
+impl Drop for NewDirectory {
+    fn drop(&mut self) {
+        // Once it has its name there is nothing left under the draft's.
+        let _ = fs::remove_dir_all(&self.draft);
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), FileError> {
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(FileError::io("make directory", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_appears_complete_or_not_at_all() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a/b");
+        let abandoned = NewDirectory::begin(&path).unwrap();
+        abandoned.write("file", "text").unwrap();
+        drop(abandoned);
+        assert!(fs::read_dir(home.path().join("a")).unwrap().next().is_none());
+
+        let new = NewDirectory::begin(&path).unwrap();
+        new.write("file", "text").unwrap();
+        assert!(!path.exists());
+        new.complete().unwrap();
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "text");
+    }
+
+    #[test]
+    fn a_directory_with_something_in_it_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("mine"), "").unwrap();
+        assert!(matches!(NewDirectory::begin(home.path()), Err(FileError::Exists { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_are_their_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("d");
+        let new = NewDirectory::begin(&path).unwrap();
+        new.write("file", "text").unwrap();
+        new.complete().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&path.join("file")), 0o600);
+    }
+}

@@ -1,0 +1,161 @@
+//! What is answered when a request is not followed: a status, and JSON that names what went wrong.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use fleetkey_coordinator_core::CommandError;
+use fleetkey_wire::error::Named;
+use serde::de::DeserializeOwned;
+
+use crate::api::ErrorBody;
+use crate::engine::CommandFailed;
+use crate::meter;
+
+/// Why a request is not followed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No token, or one that does not open this.
+    #[error("a bearer token is needed that opens this")]
+    Unauthorized,
+    /// There is nothing at this path.
+    #[error("there is nothing at this path")]
+    NotFound,
+    /// There is something at this path, for another method.
+    #[error("this path is for another method")]
+    MethodNotAllowed,
+    /// The body is too large.
+    #[error("the body is larger than {} bytes", crate::api::MAX_REQUEST_BYTES)]
+    TooLarge,
+    /// The body is not the JSON that is expected.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A name or id that no device has.
+    #[error("there is no device {0:?}")]
+    UnknownDevice(String),
+    /// A name or id that no group has.
+    #[error("there is no group {0:?}")]
+    UnknownGroup(String),
+    /// A request that names no device.
+    #[error("no device is named")]
+    NoDevices,
+    /// The CA's key is not here.
+    #[error("this coordinator does not have the CA's key: provision where it is")]
+    NoAuthority,
+    /// The coordinator did not follow.
+    #[error(transparent)]
+    Command(#[from] CommandFailed),
+}
+
+impl Named for ApiError {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::TooLarge => "too_large",
+            Self::BadRequest(_) => "bad_request",
+            Self::UnknownDevice(_) => "unknown_device",
+            Self::UnknownGroup(_) => "unknown_group",
+            Self::NoDevices => "no_devices",
+            Self::NoAuthority => "no_authority",
+            Self::Command(failed) => failed.name(),
+        }
+    }
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::NotFound | Self::UnknownDevice(_) | Self::UnknownGroup(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BadRequest(_) | Self::NoDevices => StatusCode::BAD_REQUEST,
+            Self::NoAuthority => StatusCode::CONFLICT,
+            Self::Command(CommandFailed::Refused(refused)) => status_of(refused),
+            Self::Command(CommandFailed::NotStored { .. } | CommandFailed::Unavailable) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+}
+
+fn status_of(refused: &CommandError) -> StatusCode {
+    match refused {
+        CommandError::UnknownDevice(_) | CommandError::UnknownGroup(_) => StatusCode::NOT_FOUND,
+        CommandError::BadName(_) | CommandError::BadKey { .. } | CommandError::BadPolicy(_) => {
+            StatusCode::BAD_REQUEST
+        }
+        CommandError::AlreadyEnrolled(_)
+        | CommandError::NameTaken(_)
+        | CommandError::Revoked(_)
+        | CommandError::NotAMember { .. }
+        | CommandError::TooManyGroups(_)
+        | CommandError::NotQuarantined(_)
+        | CommandError::RotationUnderWay(_)
+        | CommandError::Superseded => StatusCode::CONFLICT,
+        CommandError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        // A command's failure was counted where it happened.
+        if !matches!(self, Self::Command(_)) {
+            meter::request_refused(self.name());
+        }
+        let body = ErrorBody { error: self.name().to_owned(), message: self.to_string() };
+        (self.status(), Json(body)).into_response()
+    }
+}
+
+/// A JSON body.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Json(body) = Json::from_request(request, state).await?;
+        Ok(Self(body))
+    }
+}
+
+/// The one part of a path that varies: a name or an id.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(name) = Path::from_request_parts(parts, state).await?;
+        Ok(Self(name))
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Self::TooLarge
+        } else {
+            Self::BadRequest(rejection.body_text())
+        }
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::BadRequest(rejection.body_text())
+    }
+}
+
+pub(super) async fn not_found() -> ApiError {
+    ApiError::NotFound
+}
+
+pub(super) async fn method_not_allowed() -> ApiError {
+    ApiError::MethodNotAllowed
+}

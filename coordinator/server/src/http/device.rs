@@ -1,0 +1,119 @@
+//! `/v1/devices`, `/v1/revoke`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
+use axum::response::{IntoResponse, Response};
+use fleetkey_coordinator_core::{Coordinator, DeviceRecord, MemberRecord, Place};
+use fleetkey_wire::{DeviceId, Now};
+
+use super::answers::{ApiError, Body, Name};
+use super::{Api, Shared};
+use crate::api::{DeviceList, DeviceView, MembershipView, NewDevice, Revocation, Revoked};
+
+pub(super) async fn list(State(api): Shared) -> Result<Json<DeviceList>, ApiError> {
+    let devices = api
+        .service
+        .query(|coordinator, now| {
+            let mut devices: Vec<_> =
+                coordinator.devices().map(|device| view(coordinator, device, now)).collect();
+            devices.sort_by(|a, b| a.name.cmp(&b.name));
+            devices
+        })
+        .await?;
+    Ok(Json(DeviceList { devices }))
+}
+
+pub(super) async fn show(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
+    let id = find_one(&api, name).await?;
+    view_of(&api, id).await.map(Json)
+}
+
+pub(super) async fn provision(
+    State(api): Shared,
+    Body(NewDevice { name }): Body<NewDevice>,
+) -> Result<Response, ApiError> {
+    let authority = api.authority.as_ref().ok_or(ApiError::NoAuthority)?;
+    let bundle = authority.provision(&api.service, &name).await?;
+    Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(bundle)).into_response())
+}
+
+pub(super) async fn release(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
+    let id = find_one(&api, name).await?;
+    api.service.release(id).await?;
+    view_of(&api, id).await.map(Json)
+}
+
+pub(super) async fn revoke(
+    State(api): Shared,
+    Body(Revocation { devices, reason }): Body<Revocation>,
+) -> Result<Json<Revoked>, ApiError> {
+    let devices = find(&api, devices).await?;
+    let groups = api.service.revoke(devices.clone(), reason).await?;
+    let groups = api
+        .service
+        .query(move |coordinator, now| {
+            groups.into_iter().filter_map(|group| coordinator.group_status(group, now)).collect()
+        })
+        .await?;
+    Ok(Json(Revoked { devices, groups }))
+}
+
+/// The devices of these names or ids.
+pub(super) async fn find(api: &Api, names: Vec<String>) -> Result<Vec<DeviceId>, ApiError> {
+    if names.is_empty() {
+        return Err(ApiError::NoDevices);
+    }
+    let found: Result<Vec<_>, String> = api
+        .service
+        .query(move |coordinator, _| {
+            names.into_iter().map(|name| coordinator.find_device(&name).ok_or(name)).collect()
+        })
+        .await?;
+    let mut found = found.map_err(ApiError::UnknownDevice)?;
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+async fn find_one(api: &Api, name: String) -> Result<DeviceId, ApiError> {
+    Ok(find(api, vec![name]).await?[0])
+}
+
+async fn view_of(api: &Api, id: DeviceId) -> Result<DeviceView, ApiError> {
+    let view = api
+        .service
+        .query(move |coordinator, now| Some(view(coordinator, coordinator.device(id)?, now)))
+        .await?;
+    view.ok_or_else(|| ApiError::UnknownDevice(id.to_string()))
+}
+
+fn view(coordinator: &Coordinator, device: &DeviceRecord, now: Now) -> DeviceView {
+    DeviceView {
+        id: device.id,
+        name: device.name.clone(),
+        standing: device.standing.clone(),
+        enrolled_unix_seconds: device.enrolled_unix_seconds,
+        online: coordinator.is_online(device.id, now),
+        groups: coordinator.groups_of(device.id).map(|member| membership(coordinator, member, now)).collect(),
+    }
+}
+
+pub(super) fn membership(coordinator: &Coordinator, member: &MemberRecord, now: Now) -> MembershipView {
+    let group = coordinator.group(member.group);
+    MembershipView {
+        group: member.group,
+        group_name: group.map(|group| group.name.clone()).unwrap_or_default(),
+        device: member.device,
+        device_name: coordinator.device(member.device).map(|device| device.name.clone()).unwrap_or_default(),
+        cell: match member.place {
+            Place::Wanted => None,
+            Place::In { cell } => Some(cell),
+        },
+        confirmed: member.confirmed.to_string(),
+        confirmed_unix_seconds: member.confirmed_unix_seconds,
+        holds_newest: group.is_some_and(|group| member.confirmed >= group.last_issued),
+        online: coordinator.is_online(member.device, now),
+    }
+}

@@ -1,0 +1,86 @@
+//! `/v1/groups`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use fleetkey_coordinator_core::GroupStatus;
+use fleetkey_wire::GroupId;
+
+use super::answers::{ApiError, Body, Name};
+use super::device;
+use super::{Api, Shared};
+use crate::api::{Added, DeviceNames, GroupList, MemberList, NewGroup, Rekeyed};
+
+pub(super) async fn list(State(api): Shared) -> Result<Json<GroupList>, ApiError> {
+    let mut groups = api.service.group_statuses().await?;
+    groups.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Json(GroupList { groups }))
+}
+
+pub(super) async fn create(
+    State(api): Shared,
+    Body(NewGroup { name, policy }): Body<NewGroup>,
+) -> Result<(StatusCode, Json<GroupStatus>), ApiError> {
+    let id = api.service.create_group(name, policy).await?;
+    Ok((StatusCode::CREATED, Json(api.service.group_status(id).await?)))
+}
+
+pub(super) async fn show(State(api): Shared, Name(name): Name) -> Result<Json<GroupStatus>, ApiError> {
+    let id = find(&api, name).await?;
+    Ok(Json(api.service.group_status(id).await?))
+}
+
+pub(super) async fn members(State(api): Shared, Name(name): Name) -> Result<Json<MemberList>, ApiError> {
+    let id = find(&api, name).await?;
+    let members = api
+        .service
+        .query(move |coordinator, now| {
+            let mut members: Vec<_> =
+                coordinator.members(id).map(|member| device::membership(coordinator, member, now)).collect();
+            members.sort_by(|a, b| a.device_name.cmp(&b.device_name));
+            members
+        })
+        .await?;
+    Ok(Json(MemberList { members }))
+}
+
+pub(super) async fn add(
+    State(api): Shared,
+    Name(name): Name,
+    Body(DeviceNames { devices }): Body<DeviceNames>,
+) -> Result<Json<Added>, ApiError> {
+    let id = find(&api, name).await?;
+    let devices = device::find(&api, devices).await?;
+    let added = api.service.add_members(id, devices).await?;
+    Ok(Json(Added { added, group: api.service.group_status(id).await? }))
+}
+
+pub(super) async fn remove(
+    State(api): Shared,
+    Name(name): Name,
+    Body(DeviceNames { devices }): Body<DeviceNames>,
+) -> Result<Json<GroupStatus>, ApiError> {
+    let id = find(&api, name).await?;
+    let devices = device::find(&api, devices).await?;
+    api.service.evict(id, devices).await?;
+    Ok(Json(api.service.group_status(id).await?))
+}
+
+pub(super) async fn rekey(State(api): Shared, Name(name): Name) -> Result<Json<Rekeyed>, ApiError> {
+    let id = find(&api, name).await?;
+    let key_epoch = api.service.rekey(id).await?.to_string();
+    Ok(Json(Rekeyed { key_epoch, group: api.service.group_status(id).await? }))
+}
+
+pub(super) async fn rotate(State(api): Shared, Name(name): Name) -> Result<Json<Rekeyed>, ApiError> {
+    let id = find(&api, name).await?;
+    let key_epoch = api.service.rotate(id).await?.to_string();
+    Ok(Json(Rekeyed { key_epoch, group: api.service.group_status(id).await? }))
+}
+
+async fn find(api: &Api, name: String) -> Result<GroupId, ApiError> {
+    api.service
+        .query(move |coordinator, _| coordinator.find_group(&name).ok_or(name))
+        .await?
+        .map_err(ApiError::UnknownGroup)
+}

@@ -1,0 +1,196 @@
+//! `fleetkey init`: a new fleet in a new directory.
+//!
+//! ```text
+//! DIR/fleetkey.toml       the coordinator's settings
+//! DIR/fleetkey.db         its database
+//! DIR/master.key          opens the secrets in the database (not written when FLEETKEY_MASTER_KEY is set)
+//! DIR/ca.pem              the fleet's CA, certificate and private key: guard it, or keep it elsewhere
+//! DIR/fleet-roots.pem     what every party pins
+//! DIR/coordinator.crt     DIR/coordinator.key
+//! DIR/api.token           opens the HTTP API
+//! DIR/broker.token        opens the policy stream
+//! DIR/broker/             all that fleetkey-broker needs, to be moved to its host
+//! ```
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use fleetkey_coordinator_core::Coordinator;
+use fleetkey_identity::{IssueError, chain_to_pem};
+use fleetkey_mqtt::BrokerUrl;
+use fleetkey_vault::MasterKey;
+use fleetkey_wire::FleetId;
+use rand_core::OsRng;
+use serde::Serialize;
+
+use crate::clock;
+use crate::files::{FileError, NewDirectory};
+use crate::fleet::{Fleet, Party};
+use crate::http::Token;
+use crate::store::{OpenError, SqliteStore};
+
+/// What a fleet is made with.
+#[derive(Debug)]
+pub struct InitOptions {
+    /// The directory to make.
+    pub directory: PathBuf,
+    /// Where coordinator and devices will find the broker.
+    pub broker_url: BrokerUrl,
+    /// Further host names and addresses that the broker is reached by.
+    pub broker_names: Vec<String>,
+    /// Where the API will listen.
+    pub api_address: SocketAddr,
+    /// A master key that is kept elsewhere; without it one is made, in a file.
+    pub master_key: Option<MasterKey>,
+}
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Initialised {
+    /// The new fleet.
+    pub fleet: FleetId,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// The coordinator's settings.
+    pub config: PathBuf,
+    /// The broker's.
+    pub broker_config: PathBuf,
+}
+
+/// Why no fleet was made. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The directory.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A name of the broker that no certificate can carry.
+    #[error("broker certificate: {0}")]
+    Name(#[from] IssueError),
+}
+
+/// Makes a fleet.
+///
+/// # Errors
+/// [`InitError`]; a directory with something in it is left as it is.
+pub fn init(options: InitOptions) -> Result<Initialised, InitError> {
+    let InitOptions { directory, broker_url, broker_names, api_address, master_key } = options;
+    let new = NewDirectory::begin(&directory)?;
+    let now = clock::unix_seconds();
+    let names = names_of_broker(&broker_url, broker_names);
+    let fleet = Fleet::create(FleetId::random(&mut OsRng), &names, now, &mut OsRng)?;
+
+    let master_key = match master_key {
+        Some(kept_elsewhere) => kept_elsewhere,
+        None => {
+            let made = MasterKey::generate(&mut OsRng);
+            new.write("master.key", &made.to_hex())?;
+            made
+        }
+    };
+    drop(SqliteStore::create(&new.draft("fleetkey.db"), &master_key, &Coordinator::initial_rows(now))?);
+
+    new.write("ca.pem", &fleet.ca().to_pem())?;
+    new.write("fleet-roots.pem", &fleet.roots().to_pem())?;
+    write_party(&new, "coordinator", &fleet.coordinator)?;
+    let broker_token = Token::generate(&mut OsRng);
+    write_token(&new, "api.token", &Token::generate(&mut OsRng))?;
+    write_token(&new, "broker.token", &broker_token)?;
+    new.write("fleetkey.toml", &coordinator_toml(fleet.id(), &broker_url, api_address))?;
+
+    new.directory("broker")?;
+    new.write("broker/fleet-roots.pem", &fleet.roots().to_pem())?;
+    write_party(&new, "broker/broker", &fleet.broker)?;
+    write_token(&new, "broker/broker.token", &broker_token)?;
+    new.write("broker/broker.toml", &broker_toml(fleet.id(), &broker_url, api_address))?;
+    new.complete()?;
+
+    Ok(Initialised {
+        fleet: fleet.id(),
+        config: directory.join("fleetkey.toml"),
+        broker_config: directory.join(Path::new("broker").join("broker.toml")),
+        directory,
+    })
+}
+
+fn names_of_broker(url: &BrokerUrl, further: Vec<String>) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    for name in [url.host().to_owned()].into_iter().chain(further) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn write_party(new: &NewDirectory, name: &str, party: &Party) -> Result<(), FileError> {
+    new.write(&format!("{name}.crt"), &chain_to_pem(&party.chain))?;
+    new.write(&format!("{name}.key"), &party.key.to_pkcs8_pem())
+}
+
+fn write_token(new: &NewDirectory, name: &str, token: &Token) -> Result<(), FileError> {
+    new.write(name, &zeroize::Zeroizing::new(format!("{}\n", token.reveal())))
+}
+
+fn coordinator_toml(fleet: FleetId, broker_url: &BrokerUrl, api_address: SocketAddr) -> String {
+    format!(
+        r#"# The coordinator of fleet {fleet}. Start it with: fleetkey serve --config THIS-FILE
+# Paths are relative to this file. Each setting can come from the environment instead:
+# FLEETKEY__API__LISTEN=127.0.0.1:7601 is `listen` under [api].
+
+database = "fleetkey.db"
+# Opens the secrets in the database. Keep it out of backups of the database. FLEETKEY_MASTER_KEY goes before it.
+master_key = "master.key"
+
+[identity]
+roots = "fleet-roots.pem"
+certificate = "coordinator.crt"
+key = "coordinator.key"
+# Needed to provision devices, and for nothing else.
+ca = "ca.pem"
+
+[api]
+listen = "{api_address}"
+token = "api.token"
+broker_token = "broker.token"
+
+[broker]
+url = "{broker_url}"
+# Where devices find the broker, if by another name:
+# device_url = "mqtts://broker.example:8883"
+
+[timing]
+# How often a device says hello, and after how long a silence it stops sealing.
+# hello_interval_seconds = 1800
+# max_silence_seconds = 86400
+
+[log]
+format = "text"
+filter = "info"
+"#
+    )
+}
+
+fn broker_toml(fleet: FleetId, broker_url: &BrokerUrl, api_address: SocketAddr) -> String {
+    format!(
+        r#"# A broker of fleet {fleet}. Start it with: fleetkey-broker --config THIS-FILE
+# Paths are relative to this file; this directory is all that the broker needs.
+
+fleet = "{fleet}"
+
+[tls]
+listen = "0.0.0.0:{port}"
+certificate = "broker.crt"
+key = "broker.key"
+roots = "fleet-roots.pem"
+
+[policy]
+# The coordinator tells who may be where.
+url = "http://{api_address}/v1/policy"
+token = "broker.token"
+"#,
+        port = broker_url.port()
+    )
+}
