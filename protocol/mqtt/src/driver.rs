@@ -243,7 +243,9 @@ impl Driver {
             if let Err(error) = session.client.try_publish(topic, self.qos(), false, payload) {
                 session.full = true;
                 let (ClientError::TryRequest(request) | ClientError::Request(request)) = error;
-                self.next.extend(message(request));
+                if let Some(message) = message(request) {
+                    self.next.push_front(message);
+                }
             }
         }
     }

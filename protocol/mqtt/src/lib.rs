@@ -15,6 +15,8 @@
 //!   [`Event::MessagesDropped`]. News about the connection is never dropped, at most summed up: what an earlier
 //!   connection brought is forgotten when that connection is gone.
 //!
+//! A connected client takes about 30 KB of memory, 40 KB with TLS (measured with 9,000 and 3,000 in one process).
+//!
 //! Leaves to others: what the messages mean, end-to-end confirmation, and re-sending.
 
 mod client;

@@ -79,7 +79,7 @@ impl Options {
             tls: None,
             login: None,
             keep_alive: Duration::from_secs(60),
-            connect_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(30),
             subscribe_timeout: Duration::from_secs(20),
             max_packet_bytes: 128 * 1024,
             inflight: 16,
