@@ -1,7 +1,11 @@
 //! What a cell costs in time, at several sizes, beside one flat group of 1,024 in the same run.
 //!
 //! The tree is as the coordinator leaves it: mostly blank, because nobody else commits.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that cannot go on fails, and reports")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark that cannot go on fails, and reports"
+)]
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
 use std::hint::black_box;

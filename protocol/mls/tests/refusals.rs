@@ -499,7 +499,7 @@ fn bad_key_packages_drop_out_by_name() {
             Refused::WrongSignatureKey { device: device.id },
         ),
         (
-            AddDevice { key_package: others.key_package.clone(), ..fine.clone() },
+            AddDevice { key_package: others.key_package, ..fine.clone() },
             Refused::WrongIdentity { expected: format!("device {}", device.id) },
         ),
         (
