@@ -380,3 +380,25 @@ fn read_signed(plaintext: &[u8]) -> Result<CoseSign1, BadFrame> {
 fn signature_header() -> Header {
     HeaderBuilder::new().algorithm(Algorithm::EdDSA).build()
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_core::OsRng;
+
+    use super::*;
+
+    #[test]
+    fn a_sealer_stops_when_its_counter_is_used_up() {
+        let (group, key_epoch) = (GroupId::from_bytes([2; 16]), KeyEpoch(7));
+        let secret = GroupSecret::from_bytes([5; 32]);
+        let sender = DeviceId::from_bytes([4; 16]);
+        let mut sealer = Sealer::new(Suite::Aes128Gcm, group, key_epoch, &secret, sender, &mut OsRng);
+        sealer.next = Some(u32::MAX);
+
+        let last = sealer.seal(b"last", b"", None).unwrap();
+        assert_eq!(sealer.seal(b"one more", b"", None), Err(CannotSeal::CounterExhausted));
+
+        let opened = open(Suite::Aes128Gcm, &secret, &last, b"", |_| None).unwrap();
+        assert_eq!((opened.header.counter, opened.plaintext.as_slice()), (u32::MAX, b"last".as_slice()));
+    }
+}

@@ -12,50 +12,50 @@ use rand_chacha::ChaCha20Rng;
 use crate::support::*;
 
 /// A coordinator as one device sees it. A restart keeps nothing.
-struct Coordinator {
-    start: StartSecret,
-    link: CoordinatorLink,
-    key: LinkKey,
+pub(crate) struct Coordinator {
+    pub(crate) start: StartSecret,
+    pub(crate) link: CoordinatorLink,
+    pub(crate) key: LinkKey,
 }
 
 impl Coordinator {
-    fn start(rng: &mut ChaCha20Rng) -> Self {
+    pub(crate) fn start(rng: &mut ChaCha20Rng) -> Self {
         Self { start: StartSecret::random(rng), link: CoordinatorLink::default(), key: link_key() }
     }
 
-    fn open(&mut self, frame: &[u8]) -> Result<OpenedUp, BadLinkFrame> {
+    pub(crate) fn open(&mut self, frame: &[u8]) -> Result<OpenedUp, BadLinkFrame> {
         self.link.open(&self.start, DEVICE, &self.key, frame)
     }
 
-    fn seal(&mut self, body: &DownBody) -> Vec<u8> {
+    pub(crate) fn seal(&mut self, body: &DownBody) -> Vec<u8> {
         self.link.seal(&self.start, DEVICE, &self.key, body)
     }
 
     /// Hears a hello, and answers it.
-    fn answer(&mut self, hello: &[u8]) -> Vec<u8> {
+    pub(crate) fn answer(&mut self, hello: &[u8]) -> Vec<u8> {
         let counter = self.open(hello).unwrap().counter;
         self.seal(&answer(counter))
     }
 }
 
-fn hello() -> UpBody {
+pub(crate) fn hello() -> UpBody {
     UpBody::Hello(Hello { generation: Generation(1), cells: Vec::new() })
 }
 
-fn answer(hello: u64) -> DownBody {
+pub(crate) fn answer(hello: u64) -> DownBody {
     DownBody::Answer { hello, hello_interval_seconds: 1_800, max_silence_seconds: 86_400 }
 }
 
-fn leave() -> UpBody {
+pub(crate) fn leave() -> UpBody {
     UpBody::Leave { group: GROUP }
 }
 
-fn connect(rng: &mut ChaCha20Rng) -> DeviceLink {
+pub(crate) fn connect(rng: &mut ChaCha20Rng) -> DeviceLink {
     DeviceLink::connect(link_key(), rng)
 }
 
 /// Says hello, hears the answer, and proves it with a second hello. Returns every frame the device sent.
-fn establish(device: &mut DeviceLink, coordinator: &mut Coordinator) -> Vec<Vec<u8>> {
+pub(crate) fn establish(device: &mut DeviceLink, coordinator: &mut Coordinator) -> Vec<Vec<u8>> {
     let (first, _) = device.seal(&hello());
     let answered = coordinator.answer(&first);
     assert!(matches!(device.open(&answered), Ok(OpenedDown::Fresh(DownBody::Answer { .. }))));
@@ -64,7 +64,7 @@ fn establish(device: &mut DeviceLink, coordinator: &mut Coordinator) -> Vec<Vec<
     vec![first, second]
 }
 
-fn refused(result: Result<OpenedUp, BadLinkFrame>) -> LinkRefused {
+pub(crate) fn refused(result: Result<OpenedUp, BadLinkFrame>) -> LinkRefused {
     match result {
         Err(BadLinkFrame::Refused(refused)) => refused,
         Err(BadLinkFrame::Frame(bad)) => panic!("{bad}"),
@@ -73,7 +73,7 @@ fn refused(result: Result<OpenedUp, BadLinkFrame>) -> LinkRefused {
 }
 
 /// Whether the device and the coordinator understand each other, both ways.
-fn is_live(device: &mut DeviceLink, coordinator: &mut Coordinator) -> bool {
+pub(crate) fn is_live(device: &mut DeviceLink, coordinator: &mut Coordinator) -> bool {
     let (up, _) = device.seal(&leave());
     let heard = coordinator.open(&up).is_ok_and(|opened| opened.fresh);
     let down = coordinator.seal(&DownBody::RequestEvidence { group: GROUP });
@@ -292,85 +292,6 @@ fn two_connections_greeted_at_once_end_with_one_that_lives() {
 }
 
 #[test]
-fn a_device_heals_after_the_coordinator_restarts() {
-    let mut rng = rng();
-    let (mut device, mut coordinator) = (connect(&mut rng), Coordinator::start(&mut rng));
-    establish(&mut device, &mut coordinator);
-    let (before, _) = device.seal(&leave());
-
-    let mut coordinator = Coordinator::start(&mut rng);
-    assert_eq!(refused(coordinator.open(&before)), LinkRefused::StaleNonce);
-    assert!(!coordinator.link.is_known(), "a stale frame proves no connection");
-    let lost = coordinator.seal(&DownBody::HelloAgain);
-    let again = coordinator.seal(&DownBody::HelloAgain);
-    assert_ne!(lost, again);
-    assert_eq!(device.open(&again), Err(LinkRefused::PeerRestarted.into()));
-
-    device.restart(&mut rng);
-    establish(&mut device, &mut coordinator);
-    assert!(is_live(&mut device, &mut coordinator));
-    assert_eq!(refused(coordinator.open(&before)), LinkRefused::StaleNonce);
-}
-
-#[test]
-fn frames_of_a_coordinator_before_its_restart_are_refused() {
-    let mut rng = rng();
-    let (mut device, mut coordinator) = (connect(&mut rng), Coordinator::start(&mut rng));
-    establish(&mut device, &mut coordinator);
-    let recorded: Vec<_> = (0..3).map(|n| coordinator.seal(&answer(n))).collect();
-
-    let mut coordinator = Coordinator::start(&mut rng);
-    device.restart(&mut rng);
-    establish(&mut device, &mut coordinator);
-    for frame in recorded {
-        assert_eq!(device.open(&frame), Err(LinkRefused::StaleNonce.into()));
-        assert!(is_live(&mut device, &mut coordinator));
-    }
-}
-
-#[test]
-fn a_restart_the_device_has_not_noticed_is_told_by_any_later_frame() {
-    let mut rng = rng();
-    let (mut device, mut old) = (connect(&mut rng), Coordinator::start(&mut rng));
-    establish(&mut device, &mut old);
-
-    let mut new = Coordinator::start(&mut rng);
-    // The new coordinator heard the device's hello; its answer is under a nonce the device does not know.
-    let (again, _) = device.seal(&hello());
-    assert_eq!(refused(new.open(&again)), LinkRefused::StaleNonce);
-    let told = new.seal(&DownBody::HelloAgain);
-    assert_eq!(device.open(&told), Err(LinkRefused::PeerRestarted.into()));
-    // Refused, it changed nothing: frames of the old coordinator, on the way, still count.
-    let late = old.seal(&answer(9));
-    assert_eq!(device.open(&late), Ok(OpenedDown::Fresh(answer(9))));
-}
-
-#[test]
-fn a_coordinator_that_never_heard_the_device_can_only_poke_it() {
-    let mut rng = rng();
-    let (mut device, mut coordinator) = (connect(&mut rng), Coordinator::start(&mut rng));
-    let poke = coordinator.seal(&DownBody::HelloAgain);
-    assert_eq!(device.open(&poke), Ok(OpenedDown::Poke));
-    assert!(!device.is_answered());
-    // It is authentic, and that is all: it may come again, and again proves nothing.
-    assert_eq!(device.open(&poke), Ok(OpenedDown::Poke));
-
-    for body in [
-        answer(1),
-        DownBody::RequestEvidence { group: GROUP },
-        DownBody::Dismiss { group: GROUP, cell: CELL, reason: fleetkey_wire::DismissReason::Evicted },
-    ] {
-        let frame = coordinator.seal(&body);
-        assert_eq!(device.open(&frame), Err(LinkRefused::StaleNonce.into()));
-        assert!(!device.is_answered());
-    }
-
-    establish(&mut device, &mut coordinator);
-    assert_eq!(device.open(&poke), Ok(OpenedDown::Poke));
-    assert!(is_live(&mut device, &mut coordinator));
-}
-
-#[test]
 fn a_frame_of_another_device_is_refused() {
     let mut rng = rng();
     let (mut device, mut coordinator) = (connect(&mut rng), Coordinator::start(&mut rng));
@@ -407,30 +328,21 @@ fn a_frame_sent_back_is_refused() {
 #[test]
 fn an_up_frame_without_a_device_nonce_is_no_frame() {
     // Only the holder of the link key could make one, and none does.
-    let mut rng = rng();
-    let (mut device, mut coordinator) = (connect(&mut rng), Coordinator::start(&mut rng));
-    let (frame, _) = device.seal(&hello());
-    let mut items = ciborium::from_reader::<ciborium::Value, _>(&frame[1..]).unwrap().into_array().unwrap();
-    items[0] = ciborium::Value::Bytes(Vec::new());
-    let mut altered = vec![frame[0]];
-    ciborium::into_writer(&ciborium::Value::Array(items), &mut altered).unwrap();
-    assert_eq!(refused(coordinator.open(&altered)), LinkRefused::WrongMac);
+    let mut coordinator = Coordinator::start(&mut rng());
+    let frame = link_frame(&coordinator.key, "up", &[], &[], 1, &hello().encode());
+    assert_eq!(coordinator.open(&frame), Err(BadFrame::Shape { field: "device nonce" }.into()));
+    assert!(!coordinator.link.is_known());
 }
 
 #[test]
 fn a_nonce_of_another_length_is_no_frame() {
-    let (frame, _) = connect(&mut rng()).seal(&hello());
     for (length, expected) in [
         (7, BadFrame::Shape { field: "device nonce" }),
         (9, BadFrame::TooLarge { what: "device nonce", bytes: 9, max: 8 }),
     ] {
-        let mut items =
-            ciborium::from_reader::<ciborium::Value, _>(&frame[1..]).unwrap().into_array().unwrap();
-        items[0] = ciborium::Value::Bytes(vec![1; length]);
-        let mut altered = vec![frame[0]];
-        ciborium::into_writer(&ciborium::Value::Array(items), &mut altered).unwrap();
         let mut coordinator = Coordinator::start(&mut rng());
-        assert_eq!(coordinator.open(&altered), Err(expected.into()));
+        let frame = link_frame(&coordinator.key, "up", &vec![1; length], &[], 1, &hello().encode());
+        assert_eq!(coordinator.open(&frame), Err(expected.into()));
     }
 }
 
@@ -471,11 +383,10 @@ fn refused_frames_change_nothing() {
 fn an_authentic_frame_with_a_body_from_the_future_is_refused_by_kind() {
     // Built by hand, as a later version would: kind 99 under the right key.
     let mut rng = rng();
-    let coordinator = Coordinator::start(&mut rng);
-    let frame = crate::support::link_frame(&coordinator.key, "up", &[1; 8], &[], 1, &[0x81, 0x18, 99]);
-    let mut coordinator = coordinator;
+    let mut coordinator = Coordinator::start(&mut rng);
+    let frame = link_frame(&coordinator.key, "up", &[1; 8], &[], 1, &[0x81, 0x18, 99]);
     assert_eq!(coordinator.open(&frame), Err(BadFrame::UnknownKind { what: "up body", kind: 99 }.into()));
-    let frame = crate::support::link_frame(&coordinator.key, "down", &[], &[1; 8], 1, &[0x81, 0x18, 99]);
+    let frame = link_frame(&coordinator.key, "down", &[], &[1; 8], 1, &[0x81, 0x18, 99]);
     let mut device = connect(&mut rng);
     assert_eq!(device.open(&frame), Err(BadFrame::UnknownKind { what: "down body", kind: 99 }.into()));
     assert!(!coordinator.link.is_known() && !device.is_answered());

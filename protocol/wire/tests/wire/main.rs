@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod binding;
 mod formats;
 mod hostile;
 mod link;
+mod link_adversary;
+mod link_restarts;
 mod properties;
 mod scripted;
 mod sizes;
