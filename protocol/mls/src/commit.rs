@@ -1,22 +1,19 @@
 //! One commit of the coordinator: which changes go into it, and what comes out.
 //!
-//! Joins and updates come from devices, so each is checked by name first and drops out alone. Should openmls
-//! still refuse the batch, they are tried one by one. Removals come from our own roster and wait for nothing.
+//! `batch` has checked every change that a device has a say in. Should openmls still refuse the lot, they are
+//! tried one by one. Removals come from our own roster and wait for nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt;
 
 use fleetkey_wire::{CellEpoch, DeviceId};
-use openmls::group::{CreateCommitError, MlsGroup, QueuedProposal};
-use openmls::prelude::{
-    CommitBuilder, Complete, LeafNodeIndex, MlsMessageOut, ProcessedMessageContent, Proposal, Sender,
-};
+use openmls::group::{CreateCommitError, MlsGroup};
+use openmls::prelude::{CommitBuilder, Complete, LeafNodeIndex, MlsMessageOut, Proposal};
 use openmls_traits::OpenMlsProvider as _;
 
-use crate::error::{LocalError, MlsError, Refused};
-use crate::key_package::{CheckedKeyPackage, check_key_package};
-use crate::leaf::{check_device_leaf, encryption_key, trial_seal};
+use crate::batch::{Batch, Candidate};
+use crate::error::{LocalError, Refused};
 use crate::manager::{ManagedCell, Seat};
-use crate::message::{Content, MAX_COVERED_UPDATES, private_message, refusal};
 use crate::provider::Provider;
 use crate::signer::{LeafSigner, MlsSigner};
 use crate::state::EpochKeys;
@@ -79,20 +76,6 @@ pub struct Committed {
     pub epoch: CellEpoch,
 }
 
-/// A change that a device has a say in.
-enum Candidate {
-    Join { device: DeviceId, signature_key: [u8; 32], checked: Box<CheckedKeyPackage> },
-    Update { device: DeviceId, proposal: Box<QueuedProposal>, bytes: Vec<u8> },
-}
-
-impl Candidate {
-    const fn device(&self) -> DeviceId {
-        match self {
-            Self::Join { device, .. } | Self::Update { device, .. } => *device,
-        }
-    }
-}
-
 pub(crate) fn commit(
     cell: &mut ManagedCell,
     signer: &LeafSigner,
@@ -101,28 +84,24 @@ pub(crate) fn commit(
     let provider = Provider::over(&cell.state.slots);
     let mut group = cell.state.load(&provider)?;
     check_signer(&group, signer)?;
-    let mut dropped = Vec::new();
-    let leaving = leaving(cell, &changes.remove, &mut dropped);
-    let mut candidates = updates(cell, &provider, &mut group, &leaving, changes.updates, &mut dropped)?;
-    candidates.extend(joins(cell, &provider, &group, &leaving, changes.add, &candidates, &mut dropped));
+    let Batch { leaving, mut candidates, mut dropped } = Batch::of(cell, &provider, &mut group, &changes)?;
     if leaving.is_empty() && candidates.is_empty() && !changes.force_path {
         return Ok(CommitOutcome { committed: None, dropped });
     }
 
-    let removed: Vec<_> = leaving.values().map(|seat| LeafNodeIndex::new(seat.leaf)).collect();
+    let removed = leaving.values().map(|seat| LeafNodeIndex::new(seat.leaf)).collect();
     let mut attempt = Attempt { provider: &provider, group, signer, removed, force_path: changes.force_path };
-    let refused = attempt.build(&candidates).err();
-    if refused.is_some() {
-        candidates = attempt.pick(candidates, &mut dropped);
-    }
-    if attempt.removed.is_empty() && candidates.is_empty() && !changes.force_path {
-        return Ok(CommitOutcome { committed: None, dropped });
-    }
-    let bundle = attempt
-        .build(&candidates)
-        .map_err(|error| failed(&error))?
-        .stage_commit(&provider)
-        .map_err(|error| failed(&error))?;
+    let bundle = match attempt.build(&candidates) {
+        Ok(complete) => complete.stage_commit(&provider),
+        Err(_) => {
+            candidates = attempt.pick(candidates, &mut dropped);
+            if leaving.is_empty() && candidates.is_empty() && !changes.force_path {
+                return Ok(CommitOutcome { committed: None, dropped });
+            }
+            attempt.build(&candidates).map_err(|error| failed(&error))?.stage_commit(&provider)
+        }
+    };
+    let bundle = bundle.map_err(|error| failed(&error))?;
     let mut group = attempt.group;
     provider.storage().record();
     group.merge_pending_commit(&provider).map_err(|error| failed(&error))?;
@@ -136,241 +115,24 @@ pub(crate) fn commit(
     let covered_updates = candidates.into_iter().filter_map(covered_bytes).collect();
 
     let written = provider.into_changes();
-    let epoch_before = cell.state.keys.epoch;
+    let (epoch_before, epoch) = (cell.state.keys.epoch, keys.epoch);
     cell.state.slots.apply(written);
     cell.state.keys = keys;
     for device in leaving.keys() {
         cell.roster.remove(device);
     }
     cell.roster.extend(seats);
-    let epoch = cell.state.keys.epoch;
     let committed = Committed { commit, covered_updates, welcomes, epoch_before, epoch };
     Ok(CommitOutcome { committed: Some(committed), dropped })
 }
 
-fn failed(error: &impl std::fmt::Display) -> LocalError {
+pub(crate) fn failed(error: &impl fmt::Display) -> LocalError {
     LocalError::Engine { doing: "committing", reason: error.to_string() }
 }
 
 fn check_signer(group: &MlsGroup, signer: &LeafSigner) -> Result<(), LocalError> {
     let own = group.own_leaf_node().ok_or(LocalError::WrongSigner)?;
     if own.signature_key().as_slice() == signer.public_key() { Ok(()) } else { Err(LocalError::WrongSigner) }
-}
-
-/// The members among `remove`, each once.
-fn leaving(cell: &ManagedCell, remove: &[DeviceId], dropped: &mut Vec<Dropped>) -> BTreeMap<DeviceId, Seat> {
-    let mut leaving = BTreeMap::new();
-    for &device in remove {
-        match cell.roster.get(&device) {
-            Some(seat) => {
-                leaving.insert(device, *seat);
-            }
-            None => dropped.push(Dropped { device, why: Refused::NotAMember { device } }),
-        }
-    }
-    leaving
-}
-
-/// The updates that can be covered, put into the group's proposal store.
-fn updates(
-    cell: &ManagedCell,
-    provider: &Provider<'_>,
-    group: &mut MlsGroup,
-    leaving: &BTreeMap<DeviceId, Seat>,
-    updates: Vec<(DeviceId, Vec<u8>)>,
-    dropped: &mut Vec<Dropped>,
-) -> Result<Vec<Candidate>, LocalError> {
-    if updates.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut keys = encryption_keys(group, &BTreeMap::new());
-    let mut seen = BTreeSet::new();
-    let mut accepted: Vec<Candidate> = Vec::new();
-    for (device, bytes) in updates {
-        let mut drop = |why| dropped.push(Dropped { device, why });
-        if leaving.contains_key(&device) {
-            drop(Refused::Leaving { device });
-            continue;
-        }
-        if seen.contains(&device) {
-            drop(Refused::Repeated { device });
-            continue;
-        }
-        if accepted.len() >= MAX_COVERED_UPDATES {
-            drop(Refused::TooManyUpdates { got: accepted.len() + 1, max: MAX_COVERED_UPDATES });
-            continue;
-        }
-        match check_update(cell, provider, group, device, &bytes) {
-            Ok((_, key)) if keys.contains(&key) => drop(Refused::KeyInUse { key: "encryption" }),
-            Ok((proposal, key)) => {
-                keys.insert(key);
-                group
-                    .store_pending_proposal(provider.storage(), proposal.clone())
-                    .map_err(|error| failed(&error))?;
-                seen.insert(device);
-                accepted.push(Candidate::Update { device, proposal: Box::new(proposal), bytes });
-            }
-            Err(MlsError::Refused(why)) => {
-                drop(why);
-                // What was refused may have moved on the ratchet of a member who has nothing to do with it.
-                *group = reload(cell, provider, &accepted)?;
-            }
-            Err(MlsError::Local(error)) => return Err(error),
-        }
-    }
-    Ok(accepted)
-}
-
-/// The group as it was stored, with the updates that are accepted so far.
-fn reload(
-    cell: &ManagedCell,
-    provider: &Provider<'_>,
-    accepted: &[Candidate],
-) -> Result<MlsGroup, LocalError> {
-    let mut group = cell.state.load(provider)?;
-    for candidate in accepted {
-        if let Candidate::Update { proposal, .. } = candidate {
-            group
-                .store_pending_proposal(provider.storage(), (**proposal).clone())
-                .map_err(|error| failed(&error))?;
-        }
-    }
-    Ok(group)
-}
-
-/// The proposal in `bytes` if `device` may have it covered, with the encryption key it brings. Moves on the
-/// sender's ratchet in `group`, and nothing else.
-pub(crate) fn check_update(
-    cell: &ManagedCell,
-    provider: &Provider<'_>,
-    group: &mut MlsGroup,
-    device: DeviceId,
-    bytes: &[u8],
-) -> Result<(QueuedProposal, Vec<u8>), MlsError> {
-    let seat = cell.roster.get(&device).ok_or(Refused::NotAMember { device })?;
-    let message = private_message(Content::Update, bytes, cell.state.context.cell, cell.state.keys.epoch)?;
-    let processed =
-        group.process_message(provider, message).map_err(|error| refusal(Content::Update, error))?;
-    match processed.sender() {
-        Sender::Member(leaf) if leaf.u32() == seat.leaf => {}
-        Sender::Member(leaf) => return Err(Refused::WrongSender { device, leaf: leaf.u32() }.into()),
-        Sender::External(_) | Sender::NewMemberProposal | Sender::NewMemberCommit => {
-            return Err(Refused::UnknownSender.into());
-        }
-    }
-    let proposal = match processed.into_content() {
-        ProcessedMessageContent::ProposalMessage(proposal) => *proposal,
-        ProcessedMessageContent::OwnPrivateMessage => return Err(Refused::OwnMessage.into()),
-        ProcessedMessageContent::ApplicationMessage(_)
-        | ProcessedMessageContent::ExternalJoinProposalMessage(_)
-        | ProcessedMessageContent::StagedCommitMessage(_)
-        | ProcessedMessageContent::OwnPendingCommit => {
-            return Err(
-                Refused::WrongKind { expected: Content::Update.name(), got: "another message" }.into()
-            );
-        }
-    };
-    let Proposal::Update(update) = proposal.proposal() else {
-        return Err(Refused::ForbiddenProposal { proposal: proposal_name(proposal.proposal()) }.into());
-    };
-    check_device_leaf(update.leaf_node(), device, &seat.signature_key, cell.state.suite)?;
-    let key = encryption_key(update.leaf_node())?;
-    trial_seal(provider.crypto(), cell.state.suite, "encryption", &key)?;
-    Ok((proposal, key))
-}
-
-/// The joins that can be done.
-fn joins(
-    cell: &ManagedCell,
-    provider: &Provider<'_>,
-    group: &MlsGroup,
-    leaving: &BTreeMap<DeviceId, Seat>,
-    add: Vec<AddDevice>,
-    updates: &[Candidate],
-    dropped: &mut Vec<Dropped>,
-) -> Vec<Candidate> {
-    if add.is_empty() {
-        return Vec::new();
-    }
-    let mut taken = Taken::new(group, leaving, updates);
-    let mut accepted = Vec::new();
-    let mut seen = BTreeSet::new();
-    for AddDevice { device, signature_key, key_package } in add {
-        let checked = if seen.contains(&device) {
-            Err(Refused::Repeated { device })
-        } else if cell.roster.contains_key(&device) && !leaving.contains_key(&device) {
-            Err(Refused::AlreadyMember { device })
-        } else {
-            check_key_package(provider, device, &signature_key, cell.state.suite, &key_package)
-                .and_then(|checked| taken.claim(&signature_key, &checked).map(|()| checked))
-        };
-        match checked {
-            Ok(checked) => {
-                seen.insert(device);
-                accepted.push(Candidate::Join { device, signature_key, checked: Box::new(checked) });
-            }
-            Err(why) => dropped.push(Dropped { device, why }),
-        }
-    }
-    accepted
-}
-
-/// The public keys that no joiner may bring again (RFC 9420 §12.2).
-struct Taken {
-    signature_keys: BTreeSet<Vec<u8>>,
-    encryption_keys: BTreeSet<Vec<u8>>,
-    init_keys: BTreeSet<Vec<u8>>,
-}
-
-impl Taken {
-    fn new(group: &MlsGroup, leaving: &BTreeMap<DeviceId, Seat>, updates: &[Candidate]) -> Self {
-        let gone = gone(leaving);
-        let staying = group.members().filter(|member| !gone.contains(&member.index.u32()));
-        let mut encryption_keys = encryption_keys(group, leaving);
-        for update in updates {
-            if let Candidate::Update { proposal, .. } = update
-                && let Proposal::Update(update) = proposal.proposal()
-                && let Ok(key) = encryption_key(update.leaf_node())
-            {
-                encryption_keys.insert(key);
-            }
-        }
-        Self {
-            signature_keys: staying.map(|member| member.signature_key).collect(),
-            encryption_keys,
-            init_keys: BTreeSet::new(),
-        }
-    }
-
-    fn claim(&mut self, signature_key: &[u8; 32], package: &CheckedKeyPackage) -> Result<(), Refused> {
-        let CheckedKeyPackage { encryption_key, init_key, .. } = package;
-        if self.signature_keys.contains(signature_key.as_slice()) {
-            return Err(Refused::KeyInUse { key: "signature" });
-        }
-        if self.encryption_keys.contains(encryption_key) || self.init_keys.contains(encryption_key) {
-            return Err(Refused::KeyInUse { key: "encryption" });
-        }
-        if self.init_keys.contains(init_key) || self.encryption_keys.contains(init_key) {
-            return Err(Refused::KeyInUse { key: "init" });
-        }
-        self.signature_keys.insert(signature_key.to_vec());
-        self.encryption_keys.insert(encryption_key.clone());
-        self.init_keys.insert(init_key.clone());
-        Ok(())
-    }
-}
-
-fn gone(leaving: &BTreeMap<DeviceId, Seat>) -> BTreeSet<u32> {
-    leaving.values().map(|seat| seat.leaf).collect()
-}
-
-fn encryption_keys(group: &MlsGroup, leaving: &BTreeMap<DeviceId, Seat>) -> BTreeSet<Vec<u8>> {
-    let gone = gone(leaving);
-    group
-        .members()
-        .filter(|member| !gone.contains(&member.index.u32()))
-        .map(|member| member.encryption_key)
-        .collect()
 }
 
 /// A commit in the making.
@@ -465,17 +227,48 @@ fn covered_bytes(candidate: Candidate) -> Option<Vec<u8>> {
     }
 }
 
-/// A proposal's type, for refusals.
-pub(crate) const fn proposal_name(proposal: &Proposal) -> &'static str {
-    match proposal {
-        Proposal::Add(_) => "add",
-        Proposal::Update(_) => "update",
-        Proposal::Remove(_) => "remove",
-        Proposal::PreSharedKey(_) => "psk",
-        Proposal::ReInit(_) => "reinit",
-        Proposal::ExternalInit(_) => "external_init",
-        Proposal::GroupContextExtensions(_) => "group_context_extensions",
-        Proposal::SelfRemove => "self_remove",
-        Proposal::Custom(_) => "custom",
+#[cfg(test)]
+mod tests {
+    use fleetkey_wire::{CellId, FleetId, GroupId, Suite};
+
+    use super::*;
+    use crate::batch::check_join;
+    use crate::{CellContext, make_key_package};
+
+    /// A join as the checks leave it, of a device with `key` as its id and its seed.
+    fn join(cell: &ManagedCell, key: u8) -> Candidate {
+        let signer = LeafSigner::new(&[key; 32]);
+        let device = DeviceId::from_bytes([key; 16]);
+        let (key_package, _) = make_key_package(device, cell.suite(), &signer).unwrap();
+        let provider = Provider::over(&cell.state.slots);
+        let add = AddDevice { device, signature_key: signer.public_key(), key_package };
+        check_join(cell, &provider, &add).unwrap()
+    }
+
+    #[test]
+    fn what_only_openmls_refuses_drops_out_alone() {
+        let context = CellContext {
+            fleet: FleetId::from_bytes([1; 16]),
+            group: GroupId::from_bytes([2; 16]),
+            cell: CellId::from_bytes([3; 16]),
+        };
+        let signer = LeafSigner::new(&[9; 32]);
+        let cell = ManagedCell::create(context, Suite::Aes128Gcm, &signer).unwrap();
+        let provider = Provider::over(&cell.state.slots);
+        let group = cell.state.load(&provider).unwrap();
+        let mut attempt =
+            Attempt { provider: &provider, group, signer: &signer, removed: Vec::new(), force_path: false };
+        // Two key packages under one signature key, which the checks of a batch would have seen.
+        let candidates = vec![join(&cell, 1), join(&cell, 2), join(&cell, 1), join(&cell, 3)];
+        assert!(attempt.build(&candidates).is_err());
+
+        let mut dropped = Vec::new();
+        let kept = attempt.pick(candidates, &mut dropped);
+
+        let of = |key| DeviceId::from_bytes([key; 16]);
+        assert_eq!(kept.iter().map(Candidate::device).collect::<Vec<_>>(), [of(1), of(2), of(3)]);
+        let [Dropped { device, why: Refused::Invalid { .. } }] = &dropped[..] else { panic!("{dropped:?}") };
+        assert_eq!(*device, of(1));
+        assert!(attempt.build(&kept).is_ok());
     }
 }

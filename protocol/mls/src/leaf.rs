@@ -5,7 +5,7 @@
 
 use fleetkey_wire::{DeviceId, FleetId, Suite};
 use openmls::prelude::{
-    BasicCredential, Credential, CredentialType, CredentialWithKey, LeafNode, ProtocolVersion,
+    BasicCredential, Credential, CredentialType, CredentialWithKey, LeafNode, ParentNode, ProtocolVersion,
 };
 use openmls_rust_crypto::RustCrypto;
 use openmls_traits::crypto::OpenMlsCrypto;
@@ -69,6 +69,12 @@ pub(crate) fn encryption_key(leaf: &LeafNode) -> Result<Vec<u8>, Refused> {
     const UNUSABLE: Refused = Refused::UnusableKey { key: "encryption" };
     let encoded = leaf.encryption_key().tls_serialize_detached().map_err(|_| UNUSABLE)?;
     VLBytes::tls_deserialize_exact(encoded).map(Into::into).map_err(|_| UNUSABLE)
+}
+
+/// The parent node's public encryption key, the first field of it (RFC 9420 §7.1).
+pub(crate) fn parent_key(parent: &ParentNode) -> Option<Vec<u8>> {
+    let encoded = parent.tls_serialize_detached().ok()?;
+    VLBytes::tls_deserialize(&mut encoded.as_slice()).map(Into::into).ok()
 }
 
 /// Seals to `public_key`, once, for the sake of knowing that it can be done: whether a key is of small order

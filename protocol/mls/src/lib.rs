@@ -8,6 +8,7 @@
 //! types of our own. Deliberately absent: topics and frames (`fleetkey-wire`), where snapshots are kept, who
 //! is enrolled, which device goes into which cell, and when anything is committed.
 
+mod batch;
 mod commit;
 mod context;
 mod error;

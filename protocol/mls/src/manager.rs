@@ -13,7 +13,8 @@ use openmls::prelude::PURE_CIPHERTEXT_WIRE_FORMAT_POLICY;
 use openmls_traits::OpenMlsProvider as _;
 use zeroize::Zeroizing;
 
-use crate::commit::{Changes, CommitOutcome, check_update, commit};
+use crate::batch::check_update;
+use crate::commit::{Changes, CommitOutcome, commit};
 use crate::context::CellContext;
 use crate::error::{LocalError, MlsError};
 use crate::leaf::{coordinator_credential, with_key};

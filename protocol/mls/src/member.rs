@@ -14,11 +14,10 @@ use openmls::prelude::{
 use openmls_traits::OpenMlsProvider as _;
 use zeroize::Zeroizing;
 
-use crate::commit::proposal_name;
 use crate::context::CellContext;
 use crate::error::{LocalError, MlsError, Refused};
 use crate::leaf::coordinator_credential;
-use crate::message::{Content, MAX_COVERED_UPDATES, private_message, refusal};
+use crate::message::{Content, MAX_COVERED_UPDATES, private_message, proposal_name, refusal};
 use crate::provider::Provider;
 use crate::signer::{LeafSigner, MlsSigner};
 use crate::snapshot::{Reader, Writer};

@@ -6,7 +6,9 @@ use openmls::framing::errors::MessageDecryptionError;
 use openmls::group::{
     GroupId, ProcessMessageError, ProposalValidationError, StageCommitError, ValidationError,
 };
-use openmls::prelude::{ContentType, MlsMessageBodyIn, MlsMessageIn, PrivateMessageIn, ProtocolMessage};
+use openmls::prelude::{
+    ContentType, MlsMessageBodyIn, MlsMessageIn, PrivateMessageIn, Proposal, ProtocolMessage,
+};
 use tls_codec::Deserialize as _;
 
 use crate::error::{LocalError, MlsError, Refused};
@@ -124,6 +126,21 @@ pub(crate) fn check_group_id(got: &GroupId, expected: CellId) -> Result<(), Refu
 pub(crate) fn check_suite(code: u16, expected: Suite) -> Result<(), Refused> {
     let got = Suite::from_code(code);
     if got == Some(expected) { Ok(()) } else { Err(Refused::WrongSuite { expected, got }) }
+}
+
+/// A proposal's type, for refusals.
+pub(crate) const fn proposal_name(proposal: &Proposal) -> &'static str {
+    match proposal {
+        Proposal::Add(_) => "add",
+        Proposal::Update(_) => "update",
+        Proposal::Remove(_) => "remove",
+        Proposal::PreSharedKey(_) => "psk",
+        Proposal::ReInit(_) => "reinit",
+        Proposal::ExternalInit(_) => "external_init",
+        Proposal::GroupContextExtensions(_) => "group_context_extensions",
+        Proposal::SelfRemove => "self_remove",
+        Proposal::Custom(_) => "custom",
+    }
 }
 
 /// Why openmls did not accept a message that carries `content`.

@@ -11,6 +11,7 @@ use fleetkey_mls::{
     Refused, make_key_package, welcome_key_package_ref,
 };
 use fleetkey_wire::{CellEpoch, CellId, DeviceId, Suite};
+use openmls::prelude::tls_codec::Serialize as _;
 use openmls::prelude::*;
 use rand_core::OsRng;
 
@@ -665,6 +666,28 @@ fn encryption_and_init_keys_may_not_be_shared() {
     ];
     assert_eq!(dropped(&outcome), expected);
     assert_eq!(outcome.committed.unwrap().welcomes.len(), 2);
+}
+
+#[test]
+fn a_leaf_with_a_parents_key_drops_out() {
+    // It would pass, and whoever joins next would refuse the tree.
+    let (mut world, mut rogue) = with_rogue(Suite::Aes128Gcm, 4);
+    let committed = world.commit(Changes { force_path: true, ..Changes::default() });
+    rogue.follow(&committed.commit);
+    let parents: Vec<[u8; 32]> = rogue
+        .group()
+        .treesync()
+        .full_parents()
+        .map(|(_, parent)| parent.tls_serialize_detached().unwrap()[1..33].try_into().unwrap())
+        .collect();
+    assert!(!parents.is_empty());
+    for parent in parents {
+        let add = forge::packaged(Suite::Aes128Gcm, Some(parent), None);
+        let device = add.device;
+        let changes = Changes { add: vec![add], ..Changes::default() };
+        let outcome = world.manager.commit(&world.coordinator, changes).unwrap();
+        assert_eq!(dropped(&outcome), [(device, Refused::KeyInUse { key: "encryption" })]);
+    }
 }
 
 #[test]
