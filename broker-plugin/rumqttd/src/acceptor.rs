@@ -42,15 +42,7 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     pub(crate) fn bind(listener: &Listener) -> Result<Self, BrokerError> {
         let address = listener.address;
-        match listener.identify {
-            Identify::ClientId if !address.ip().is_loopback() => {
-                return Err(BrokerError::InsecureListener { address });
-            }
-            Identify::ClientCertificate if listener.tls.is_none() => {
-                return Err(BrokerError::CertificatesWithoutTls { address });
-            }
-            Identify::ClientId | Identify::ClientCertificate => {}
-        }
+        listener.check()?;
         let socket = bind(address).map_err(|source| {
             if source.kind() == io::ErrorKind::AddrInUse {
                 BrokerError::AddressInUse { address }

@@ -55,6 +55,23 @@ impl Listener {
     pub const fn insecure_loopback(address: SocketAddr) -> Self {
         Self { address, tls: None, identify: Identify::ClientId }
     }
+
+    /// Does it make sense?
+    ///
+    /// # Errors
+    /// [`BrokerError::InsecureListener`] or [`BrokerError::CertificatesWithoutTls`].
+    pub fn check(&self) -> Result<(), BrokerError> {
+        let address = self.address;
+        match self.identify {
+            Identify::ClientId if !address.ip().is_loopback() => {
+                Err(BrokerError::InsecureListener { address })
+            }
+            Identify::ClientCertificate if self.tls.is_none() => {
+                Err(BrokerError::CertificatesWithoutTls { address })
+            }
+            Identify::ClientId | Identify::ClientCertificate => Ok(()),
+        }
+    }
 }
 
 /// How clients are known.
@@ -114,7 +131,7 @@ pub struct QueueLimit {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_connections: 20_000,
+            max_connections: 16_384,
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             max_packet_bytes: 65 * 1024,

@@ -23,6 +23,7 @@ mod link;
 mod message;
 mod packet;
 mod refusal;
+pub mod service;
 mod session;
 mod stats;
 

@@ -1,0 +1,329 @@
+//! The broker as a process: what it says when it cannot start, whom it follows, how it stops.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use fleetkey_broker::policy::PolicyUpdate;
+use fleetkey_identity::{Role, chain_to_pem};
+use support::*;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn broker() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fleetkey-broker"));
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Files as they lie in front of a broker.
+struct Files {
+    directory: TempDir,
+    pki: Pki,
+}
+
+impl Files {
+    fn new() -> Self {
+        let files = Self { directory: tempfile::tempdir().unwrap(), pki: Pki::new(FLEET) };
+        files.identity(&files.pki, &Role::Broker);
+        files.write("fleet-roots.pem", &files.pki.roots.to_pem());
+        files.write("broker.token", "the token\n");
+        files
+    }
+
+    fn identity(&self, pki: &Pki, role: &Role) {
+        let (chain, key) = pki.issue(role);
+        self.write("broker.crt", &chain_to_pem(&chain));
+        self.write("broker.key", &key.to_pkcs8_pem());
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.directory.path().join(name), text).unwrap();
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn run(&self, config: &str, arguments: &[&str]) -> Output {
+        self.write("broker.toml", config);
+        let path = self.path().join("broker.toml");
+        broker().arg("--config").arg(path).args(arguments).output().unwrap()
+    }
+}
+
+/// Standard error of a refusal: one line that names the thing.
+fn refusal(output: &Output, status: i32) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{text}");
+    if status == 1 {
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.starts_with("error: "), "{text}");
+    }
+    text
+}
+
+const GOOD: &str = "[listen]\ntls = ['127.0.0.1:0']\n[policy]\ncells = 'any_device'\n";
+
+#[test]
+fn what_is_wrong_is_said_in_one_line() {
+    let files = Files::new();
+    assert!(refusal(&files.run(GOOD, &["--colour"]), 2).contains("--colour"));
+    assert!(refusal(&files.run(GOOD, &["--listen", "here"]), 2).contains("here"));
+    assert!(refusal(&files.run("[listen]\ntsl = []", &[]), 1).contains("tsl"));
+    assert!(refusal(&files.run("not toml", &[]), 1).contains("broker.toml"));
+    assert!(refusal(&files.run("", &[]), 1).contains("listen.tls"));
+    assert!(refusal(&files.run("[listen]\ntls = ['127.0.0.1:0']", &[]), 1).contains("policy.url"));
+    assert!(
+        refusal(&broker().arg("--config").arg("/nowhere/x.toml").output().unwrap(), 1)
+            .contains("/nowhere/x.toml")
+    );
+    let open = "[listen]\ninsecure_loopback = ['0.0.0.0:0']\n[policy]\ncells = 'any_device'";
+    assert!(refusal(&files.run(open, &["--check"]), 1).contains("0.0.0.0:0"));
+
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = busy.local_addr().unwrap().to_string();
+    assert!(refusal(&files.run(GOOD, &["--listen", &address]), 1).contains(&format!("{address} is in use")));
+    let metrics = refusal(&files.run(GOOD, &["--metrics", &address, "--log", "error"]), 1);
+    assert!(metrics.contains("/metrics") && metrics.contains(&address), "{metrics}");
+
+    for (file, text, complaint) in [
+        ("broker.key", "hello", "broker.key: "),
+        ("broker.crt", "hello", "broker.crt: "),
+        ("fleet-roots.pem", "", "fleet-roots.pem: "),
+    ] {
+        let files = Files::new();
+        files.write(file, text);
+        assert!(refusal(&files.run(GOOD, &[]), 1).contains(complaint));
+        std::fs::remove_file(files.path().join(file)).unwrap();
+        assert!(refusal(&files.run(GOOD, &[]), 1).contains("read "));
+    }
+    // Somebody else's identity.
+    let files = Files::new();
+    files.identity(&files.pki, &Role::Device(A));
+    assert!(refusal(&files.run(GOOD, &[]), 1).contains("not a broker's certificate"));
+    files.identity(&Pki::new(FLEET), &Role::Broker);
+    assert!(refusal(&files.run(GOOD, &[]), 1).contains("broker.crt: "));
+    files.identity(&files.pki, &Role::Broker);
+    let (_, other_key) = files.pki.issue(&Role::Broker);
+    files.write("broker.key", &other_key.to_pkcs8_pem());
+    assert!(refusal(&files.run(GOOD, &[]), 1).contains("do not belong together"));
+    let other_fleet = format!("fleet = '{OTHER_FLEET}'\n{GOOD}");
+    assert!(refusal(&Files::new().run(&other_fleet, &[]), 1).contains("the roots are those of fleet"));
+}
+
+#[test]
+fn the_check_finds_nothing_wrong_with_the_configuration_in_the_help() {
+    let help = broker().arg("--help").output().unwrap();
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    let from = help.find("    [tls]").expect("a sample configuration");
+    let to = help.find("Without a coordinator").expect("what comes after it");
+    let files = Files::new();
+    let checked = files.run(&help[from..to], &["--check"]);
+    let said = String::from_utf8(checked.stderr).unwrap();
+    assert!(checked.status.success(), "{said}");
+    assert!(said.contains(&FLEET.to_string()), "{said}");
+}
+
+/// A broker that runs, and what it logs.
+struct Running {
+    child: Child,
+    lines: mpsc::Receiver<serde_json::Value>,
+}
+
+impl Running {
+    fn start(files: &Files, config: &str) -> Self {
+        files.write("broker.toml", config);
+        let mut child = broker().arg("--config").arg(files.path().join("broker.toml")).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines() {
+                let line = line.unwrap();
+                let parsed = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+                if sender.send(parsed).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// The fields of the next line with this message.
+    fn said(&self, message: &str) -> serde_json::Value {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("never said {message:?}"));
+            if line["fields"]["message"] == message {
+                return line["fields"].clone();
+            }
+        }
+    }
+
+    fn address(&self, message: &str) -> SocketAddr {
+        self.said(message)["address"].as_str().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A coordinator's policy stream, written by hand.
+struct Stream(TcpStream);
+
+impl Stream {
+    async fn accept(listener: &TcpListener) -> Self {
+        let (mut stream, _) =
+            tokio::time::timeout(PATIENCE, listener.accept()).await.expect("nobody asks").unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        let request = String::from_utf8(request).unwrap();
+        assert!(request.starts_with("GET /v1/policy HTTP/1.1\r\n"), "{request}");
+        assert!(request.to_lowercase().contains("\r\nauthorization: bearer the token\r\n"), "{request}");
+        Self(stream)
+    }
+
+    async fn begin(&mut self) {
+        self.0.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    }
+
+    async fn chunk(&mut self, text: &str) {
+        self.0.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes()).await.unwrap();
+    }
+
+    async fn update(&mut self, update: &PolicyUpdate) {
+        // A line need not arrive at once.
+        let line = format!("{}\n", serde_json::to_string(update).unwrap());
+        let (first, second) = line.split_at(line.len() / 2);
+        self.chunk(first).await;
+        self.chunk(second).await;
+    }
+}
+
+fn snapshot(sequence: u64) -> PolicyUpdate {
+    let cells = BTreeMap::from([(CELL, BTreeSet::from([A, B]))]);
+    PolicyUpdate::Snapshot { sequence, revoked: BTreeSet::new(), cells }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_follows_its_coordinator_through_breaks_and_stops_politely() {
+    let coordinator = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let files = Files::new();
+    let config = format!(
+        "[listen]\ntls = ['127.0.0.1:0']\nmetrics = '127.0.0.1:0'\n[log]\nformat = 'json'\n\
+         [policy]\nurl = 'http://{}/v1/policy'\ntoken = 'broker.token'\n",
+        coordinator.local_addr().unwrap()
+    );
+    let mut broker = Running::start(&files, &config);
+    let address = broker.address("listening");
+    let metrics = broker.address("serving /metrics");
+    let device = |device| {
+        let config = files.pki.client(&Role::Device(device));
+        async move { Client::tls(address, Version::V5, config).await.unwrap() }
+    };
+
+    // The token is wrong, says the coordinator: it is asked again.
+    let mut stream = Stream::accept(&coordinator).await;
+    stream
+        .0
+        .write_all(b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    let broken = broker.said("policy stream broken");
+    assert!(broken["error"].as_str().unwrap().contains("401"), "{broken}");
+    drop(stream);
+
+    // Nothing is known yet.
+    let mut stream = Stream::accept(&coordinator).await;
+    assert_eq!(device(A).await.connect(&A.to_string()).await, 0x88);
+    stream.begin().await;
+    stream.chunk("\n").await;
+    stream.update(&snapshot(5)).await;
+    assert_eq!(broker.said("policy known")["sequence"], 5);
+    let (mut a, mut b) = (device(A).await, device(B).await);
+    assert_eq!(a.connect(&A.to_string()).await, 0);
+    assert_eq!(b.connect(&B.to_string()).await, 0);
+    assert_eq!(b.subscribe(&[(&cell(CELL), 0)]).await, [0]);
+
+    // A revocation takes effect on a live session.
+    stream.update(&PolicyUpdate::Revoked { sequence: 6, device: A }).await;
+    a.expect_close(0x87).await;
+
+    // A break: what was known stands.
+    drop(stream);
+    broker.said("policy stream broken");
+    let mut stream = Stream::accept(&coordinator).await;
+    assert_eq!(device(A).await.connect(&A.to_string()).await, 0x87);
+    b.expect_nothing().await;
+
+    // A gap in the stream is a break too.
+    stream.begin().await;
+    stream.update(&snapshot(8)).await;
+    broker.said("policy known");
+    stream.update(&PolicyUpdate::CellGone { sequence: 10, cell: CELL }).await;
+    let broken = broker.said("policy stream broken");
+    assert!(broken["error"].as_str().unwrap().contains("update 10 came where 9 was due"), "{broken}");
+    let mut stream = Stream::accept(&coordinator).await;
+    stream.begin().await;
+    stream.update(&PolicyUpdate::CellGone { sequence: 9, cell: CELL }).await;
+    let broken = broker.said("policy stream broken");
+    assert!(broken["error"].as_str().unwrap().contains("before any snapshot"), "{broken}");
+
+    // A snapshot that left the cell out ends the subscription.
+    let mut stream = Stream::accept(&coordinator).await;
+    stream.begin().await;
+    let empty = PolicyUpdate::Snapshot { sequence: 11, revoked: BTreeSet::new(), cells: BTreeMap::new() };
+    stream.update(&empty).await;
+    broker.said("policy known");
+    assert_eq!(b.subscribe(&[(&cell(CELL), 0)]).await, [0x87]);
+
+    let scraped = scrape(metrics).await;
+    for line in [
+        "fleetkey_broker_refused_total{reason=\"policy_unknown\"} 1",
+        "fleetkey_broker_refused_total{reason=\"revoked\"} 1",
+        "fleetkey_broker_refused_total{reason=\"not_member\"} 1",
+        "fleetkey_broker_closed_total{reason=\"revoked\"} 1",
+        "fleetkey_broker_sessions 1",
+        "fleetkey_broker_sessions_total 2",
+        "fleetkey_broker_policy_connected 1",
+        "fleetkey_broker_policy_sequence 11",
+        "fleetkey_broker_policy_breaks_total 4",
+    ] {
+        assert!(scraped.lines().any(|got| got == line), "{line:?} in {scraped}");
+    }
+
+    let id = broker.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    b.expect_close(0x8b).await;
+    broker.said("stopped");
+    assert!(broker.child.wait().unwrap().success());
+    let mut rest = String::new();
+    broker.child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "", "nothing is said on standard output");
+}
+
+async fn scrape(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    text
+}
