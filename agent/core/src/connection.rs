@@ -24,7 +24,10 @@ pub(crate) struct Connection {
     pub(crate) link: DeviceLink,
     subscriptions: BTreeMap<Topic, Subscription>,
     down: Topic,
-    hello_due: Option<Millis>,
+    /// When a hello is due that something has asked for.
+    hello_asked: Option<Millis>,
+    /// When the last hello is due again: soon when it is not answered, else as often as the coordinator wants it.
+    hello_repeat: Option<Millis>,
     hello_retry: BackOff,
     /// When each hello was said that may still be answered, by its counter.
     outstanding: BTreeMap<u64, Millis>,
@@ -44,7 +47,8 @@ impl Connection {
             link: DeviceLink::connect(key, rng),
             subscriptions: BTreeMap::new(),
             down,
-            hello_due: None,
+            hello_asked: None,
+            hello_repeat: None,
             hello_retry: HELLO_RETRY,
             outstanding: BTreeMap::new(),
         }
@@ -89,12 +93,16 @@ impl Connection {
 
     /// A hello is to be said at `at` at the latest.
     pub(crate) fn ask_for_hello(&mut self, at: Millis) {
-        self.hello_due = Some(self.hello_due.map_or(at, |due| due.min(at)));
+        self.hello_asked = Some(self.hello_asked.map_or(at, |asked| asked.min(at)));
+    }
+
+    fn hello_due(&self) -> Option<Millis> {
+        self.hello_asked.into_iter().chain(self.hello_repeat).min().filter(|_| self.can_be_answered())
     }
 
     /// Whether a hello is due now.
     pub(crate) fn is_hello_due(&self, now: Millis) -> bool {
-        self.can_be_answered() && self.hello_due.is_some_and(|due| due <= now)
+        self.hello_due().is_some_and(|due| due <= now)
     }
 
     /// A hello with this counter was said. It will be said again unless an answer comes.
@@ -103,7 +111,8 @@ impl Connection {
         while self.outstanding.len() > MAX_OUTSTANDING {
             self.outstanding.pop_first();
         }
-        self.hello_due = Some(now.plus(jittered(self.hello_retry.step(), rng)));
+        self.hello_asked = self.hello_asked.filter(|asked| *asked > now);
+        self.hello_repeat = Some(now.plus(jittered(self.hello_retry.step(), rng)));
     }
 
     /// When the hello with this counter was said, if an answer to it still counts. One to an earlier hello than the
@@ -124,7 +133,7 @@ impl Connection {
         self.outstanding.retain(|counter, _| *counter > hello);
         if is_newest {
             self.hello_retry.reset();
-            self.hello_due = Some(now.plus(jittered(hello_interval_ms, rng)));
+            self.hello_repeat = Some(now.plus(jittered(hello_interval_ms, rng)));
         }
     }
 
@@ -133,11 +142,11 @@ impl Connection {
         self.link.restart(rng);
         self.outstanding.clear();
         self.hello_retry.reset();
-        self.hello_due = Some(at);
+        self.hello_repeat = Some(at);
     }
 
     /// When to look again.
     pub(crate) fn wake_at(&self) -> Option<Millis> {
-        self.hello_due.filter(|_| self.can_be_answered())
+        self.hello_due()
     }
 }

@@ -2,9 +2,12 @@
 //! the hand-off of keys to applications.
 //!
 //! [`spawn`] runs one agent as one task and returns an [`AgentHandle`]; a process may run thousands. The binary
-//! `fleetkey-agent` runs one from a provisioning bundle and answers applications on a socket. Deliberately absent: every decision of the protocol.
+//! `fleetkey-agent` runs one from a provisioning bundle ([`settings`]) and answers applications on a socket
+//! ([`socket`]). Deliberately absent: every decision of the protocol.
 
 mod handle;
+pub mod settings;
+pub mod socket;
 pub mod sqlite;
 mod task;
 mod traffic;

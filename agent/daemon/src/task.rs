@@ -23,7 +23,7 @@ const MAX_COMMANDS: usize = 64;
 /// Events that a slow listener may be behind.
 const MAX_EVENTS: usize = 64;
 /// After a transaction that was not stored, the broker is left alone for this long.
-const STORE_RETRY: Duration = Duration::from_secs(5);
+const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// Is told of every event as it happens, on the agent's task: it must not wait.
 pub type Observer = Arc<dyn Fn(DeviceId, &AgentEvent) + Send + Sync>;
