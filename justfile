@@ -4,7 +4,7 @@
 check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    if command -v cargo-deny >/dev/null; then cargo deny --workspace check; else echo "not run: cargo-deny is not installed"; fi
+    if command -v cargo-deny >/dev/null; then cargo deny --locked --workspace check; else echo "not run: cargo-deny is not installed"; fi
 
 # All tests. Those that need mosquitto say so when it is not installed.
 test *ARGS:
