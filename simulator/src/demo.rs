@@ -46,7 +46,9 @@ impl Options {
     /// What stands in the way, and what to do about it.
     pub fn check(&self) -> anyhow::Result<()> {
         if let Some(url) = self.broker.as_ref().filter(|url| url.is_tls()) {
-            anyhow::bail!("--broker {url}: a broker of your own cannot know this fleet's certificates: use mqtt://");
+            anyhow::bail!(
+                "--broker {url}: a broker of your own cannot know this fleet's certificates: use mqtt://"
+            );
         }
         let sockets_per_device: u64 = if self.broker.is_some() { 1 } else { 2 };
         let needed = (self.devices + LATE) as u64 * sockets_per_device + 200;
@@ -186,7 +188,9 @@ impl Demo {
             }
             device.agent.stop().await;
         }
-        let claim = format!("no revoked device opens it, with all it stored and {overheard_messages} messages overheard");
+        let claim = format!(
+            "no revoked device opens it, with all it stored and {overheard_messages} messages overheard"
+        );
         self.report.checks.push(Check::each(claim, revoked.len(), &failures));
         if let Some(broker) = self.fleet.broker() {
             let closed = broker.stats().closed("revoked");
@@ -198,7 +202,8 @@ impl Demo {
 
     /// What the device recorded, and what was said in its former cell since, as a neighbour recorded it.
     fn overheard(&self, device: &Device, cell: Option<&CellId>) -> Vec<Recorded> {
-        let in_cell = |message: &Recorded| matches!(&message.topic, Topic::Cell { cell: of, .. } if Some(of) == cell);
+        let in_cell =
+            |message: &Recorded| matches!(&message.topic, Topic::Cell { cell: of, .. } if Some(of) == cell);
         let neighbour = self
             .fleet
             .devices()
@@ -213,7 +218,11 @@ impl Demo {
     async fn join_late(&mut self, before: &[u8]) -> anyhow::Result<()> {
         let ids = self.fleet.add_devices(LATE).await?;
         let watch = self.watch("ten join late", ids.iter().copied().collect()).await?;
-        self.fleet.coordinator().add_members(self.group, ids.clone()).await.context("add the late devices")?;
+        self.fleet
+            .coordinator()
+            .add_members(self.group, ids.clone())
+            .await
+            .context("add the late devices")?;
         self.finish(watch, "every late device joined, and confirmed").await?;
 
         let sealed = self.seal(b"after the late devices joined").await?;
@@ -246,7 +255,8 @@ impl Demo {
         let mut failures = Vec::new();
         for device in self.fleet.devices() {
             let deadline = Instant::now() + Duration::from_secs(5);
-            let is_over = until(deadline, async || Ok(device.agent.open(&former, b"").await.is_err())).await?;
+            let is_over =
+                until(deadline, async || Ok(device.agent.open(&former, b"").await.is_err())).await?;
             if !is_over {
                 failures.push(format!("{}: still opens a message under the former key", device.id()));
             }
@@ -264,11 +274,19 @@ impl Demo {
         }
         let plugged: BTreeSet<DeviceId> =
             self.fleet.devices().iter().map(Device::id).filter(|id| !unplugged.contains(id)).collect();
-        for rekey in ["rekey, a tenth unplugged", "rekey again"] {
-            let watch = self.watch(rekey, plugged.clone()).await?;
-            self.fleet.coordinator().rekey(self.group).await.context("rekey")?;
-            self.finish(watch, "every plugged device confirmed").await?;
+        let watch = self.watch("rekey, a tenth unplugged", plugged.clone()).await?;
+        self.fleet.coordinator().rekey(self.group).await.context("rekey")?;
+        self.finish(watch, "every plugged device confirmed").await?;
+
+        let (evicted, plugged) = self.one_of(plugged)?;
+        let aside = self.fleet.set_aside(&[evicted]);
+        let watch = self.watch("evict one, a tenth unplugged", plugged).await?;
+        self.fleet.coordinator().evict(self.group, vec![evicted]).await.context("evict")?;
+        self.finish(watch, "every plugged device confirmed again").await?;
+        for device in aside {
+            device.agent.stop().await;
         }
+
         let watch = self.watch("replug a tenth", unplugged.iter().copied().collect()).await?;
         for device in self.fleet.devices().iter().filter(|device| unplugged.contains(&device.id())) {
             device.agent.reconnect().await?;
@@ -364,6 +382,14 @@ impl Demo {
         (0..count.min(ids.len())).map(|_| ids.swap_remove(OsRng.next_u32() as usize % ids.len())).collect()
     }
 
+    /// One of `ids`, but not the first device, and the others.
+    fn one_of(&self, mut ids: BTreeSet<DeviceId>) -> anyhow::Result<(DeviceId, BTreeSet<DeviceId>)> {
+        let first = self.fleet.devices().first().map(Device::id);
+        let one = ids.iter().copied().find(|id| Some(*id) != first).context("there are devices")?;
+        ids.remove(&one);
+        Ok((one, ids))
+    }
+
     fn thieves(&self, ids: &[DeviceId]) -> anyhow::Result<Vec<Thief>> {
         let devices = self.fleet.devices().iter().filter(|device| ids.contains(&device.id()));
         devices.map(|device| Thief::copy(&device.config, &device.store)).collect()
@@ -382,8 +408,11 @@ impl Demo {
 fn check_revocation(at: &RevocationFigures) -> Vec<Check> {
     vec![
         Check::that(
-            format!("a device outside the revoked devices' cells gets one message of at most {STATEMENT_FRAME_LIMIT_BYTES} bytes"),
-            at.statement_frame_max_bytes <= STATEMENT_FRAME_LIMIT_BYTES && at.commit_frames <= at.revoked as u64,
+            format!(
+                "a device outside the revoked devices' cells gets one message of at most {STATEMENT_FRAME_LIMIT_BYTES} bytes"
+            ),
+            at.statement_frame_max_bytes <= STATEMENT_FRAME_LIMIT_BYTES
+                && at.commit_frames <= at.revoked as u64,
             format!("{} frames, at most {} bytes", at.statement_frames, at.statement_frame_max_bytes),
         ),
         Check::that(

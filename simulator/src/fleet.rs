@@ -9,7 +9,8 @@ use fleetkey_agent::{AgentHandle, AgentSetup, MemoryStore, Traffic};
 use fleetkey_agent_core::AgentConfig;
 use fleetkey_broker::{Broker, BrokerConfig, FanOutKind, Listener};
 use fleetkey_coordinator::{
-    Fleet as Identities, PolicyFeed, Service, ServiceConfig, ServiceHandle, SqliteStore, mqtt_options, unix_seconds,
+    Fleet as Identities, PolicyFeed, Service, ServiceConfig, ServiceHandle, SqliteStore, mqtt_options,
+    unix_seconds,
 };
 use fleetkey_coordinator_core::{Coordinator, Timing};
 use fleetkey_identity::tls;
@@ -143,7 +144,8 @@ impl Fleet {
 
     /// Sets devices aside, as revoked ones are.
     pub fn set_aside(&mut self, gone: &[DeviceId]) -> Vec<Device> {
-        let (aside, rest) = std::mem::take(&mut self.devices).into_iter().partition(|d| gone.contains(&d.id()));
+        let (aside, rest) =
+            std::mem::take(&mut self.devices).into_iter().partition(|d| gone.contains(&d.id()));
         self.devices = rest;
         aside
     }
@@ -239,7 +241,10 @@ fn start_broker(
 }
 
 /// Waits until `done` says so, asking it again and again, or gives up at `deadline`. What it said last.
-pub async fn until(deadline: Instant, mut done: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+pub async fn until(
+    deadline: Instant,
+    mut done: impl AsyncFnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<bool> {
     const PAUSE: Duration = Duration::from_millis(20);
     loop {
         if done().await? {

@@ -67,7 +67,8 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let json = json
         .map(|path| std::fs::File::create(&path).with_context(|| format!("create {}", path.display())))
         .transpose()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let report = runtime.block_on(async {
         tokio::select! {
             report = demo::run(&options) => report,

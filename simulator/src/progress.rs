@@ -20,7 +20,8 @@ impl Progress {
         let name = name.into();
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total as u64);
-            let style = ProgressStyle::with_template("{spinner} {msg:34} {wide_bar} {pos}/{len} {elapsed:>4}");
+            let style =
+                ProgressStyle::with_template("{spinner} {msg:34} {wide_bar} {pos}/{len} {elapsed:>4}");
             bar.set_style(style.expect("the template is well-formed"));
             bar.set_message(name.clone());
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -42,6 +43,11 @@ impl Progress {
             bar.finish_and_clear();
         }
         let mark = if done == self.total { "ok " } else { "!! " };
-        eprintln!("{mark}{:36} {done:>6}/{:<6} {:>7.2} s", self.name, self.total, self.started.elapsed().as_secs_f64());
+        eprintln!(
+            "{mark}{:36} {done:>6}/{:<6} {:>7.2} s",
+            self.name,
+            self.total,
+            self.started.elapsed().as_secs_f64()
+        );
     }
 }

@@ -91,7 +91,16 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:<30} {:>8} {:>9} {:>9} {:>9}  {:>13} {:>9} {:>7} {:>6} {:>8}",
-            "stage", "devices", "p50 ms", "p99 ms", "max ms", "bytes/device", "published", "resent", "signed", "cpu ms"
+            "stage",
+            "devices",
+            "p50 ms",
+            "p99 ms",
+            "max ms",
+            "bytes/device",
+            "published",
+            "resent",
+            "signed",
+            "cpu ms"
         )?;
         for stage in &self.stages {
             let (times, bytes) = (&stage.milliseconds, &stage.bytes_per_device);
@@ -116,7 +125,11 @@ impl fmt::Display for Report {
             "\nms: from the command to the coordinator's knowledge of each device; bytes/device: median / largest;\n\
              published: by the coordinator, first-hand; cpu: of the coordinator's deciding thread\n\n\
              revocation of {}: {} frames of at most {} bytes outside the revoked devices' cells, {} of at most {} inside",
-            at.revoked, at.statement_frames, at.statement_frame_max_bytes, at.commit_frames, at.commit_frame_max_bytes
+            at.revoked,
+            at.statement_frames,
+            at.statement_frame_max_bytes,
+            at.commit_frames,
+            at.commit_frame_max_bytes
         )?;
         writeln!(f)?;
         for check in &self.checks {

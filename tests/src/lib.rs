@@ -4,6 +4,8 @@
 //! Nothing in it waits: time passes when a test says so. Deliberately absent: MQTT, TLS, SQLite. Tests on those
 //! run real processes and sockets.
 
+pub mod hand;
 pub mod world;
 
+pub use hand::Hand;
 pub use world::{Peer, World};

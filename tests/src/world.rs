@@ -166,6 +166,11 @@ impl World {
         self.settle();
     }
 
+    /// The coordinator's identity key.
+    pub fn coordinator_public_key(&self) -> [u8; 32] {
+        self.coordinator_identity.public_key()
+    }
+
     /// The device `id`.
     pub fn peer(&mut self, id: DeviceId) -> &mut Peer {
         self.peers.get_mut(&id).expect("the device was enrolled here")

@@ -105,7 +105,9 @@ impl Watch {
                 self.missed_events += missed;
                 return Ok(());
             }
-            Err(RecvError::Closed) => anyhow::bail!("the coordinator has ended: FLEETKEY_LOG=info shows its log"),
+            Err(RecvError::Closed) => {
+                anyhow::bail!("the coordinator has ended: FLEETKEY_LOG=info shows its log")
+            }
         };
         match event {
             Event::Confirmed { group, device, is_current, .. } if group == self.group && is_current => {
@@ -195,7 +197,8 @@ async fn describe(device: &Device, status: &GroupStatus) -> anyhow::Result<Strin
     if !shown.is_answered {
         return Ok(format!("{id}: has no answer from the coordinator"));
     }
-    let refused = if shown.refused.is_empty() { String::new() } else { format!(", refused {:?}", shown.refused) };
+    let refused =
+        if shown.refused.is_empty() { String::new() } else { format!(", refused {:?}", shown.refused) };
     Ok(match shown.groups.iter().find(|of| of.group == status.id) {
         None => format!("{id}: is not in the group{refused}"),
         Some(of) => format!(
