@@ -335,6 +335,18 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_configuration_loads_and_names_the_defaults() {
+        let sample = include_str!("../../../deploy/coordinator.toml");
+        let config = load(sample, &[], vec![]).unwrap();
+        let mut defaults = load("", &[], vec![]).unwrap();
+        defaults.identity.ca = config.identity.ca.clone();
+        defaults.broker.device_url = config.broker.device_url.clone();
+        assert_eq!(config.timing.timing(), defaults.timing.timing());
+        defaults.timing = config.timing.clone();
+        assert_eq!(config, defaults);
+    }
+
+    #[test]
     fn paths_are_relative_to_the_file() {
         let config = load("database = 'x.db'\nmaster_key = '/run/master'", &[], vec![]).unwrap();
         assert_eq!(config.database, Path::new("/etc/fleetkey/x.db"));

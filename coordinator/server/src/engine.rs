@@ -7,6 +7,9 @@
 //! Commands go before messages from devices, so that a storm of hellos delays no revocation. All queues are
 //! bounded. Leaves connections to `link`, and what a decision is to the core.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -502,6 +505,9 @@ impl Thread {
         self.ports.commands.close();
         while let Ok(command) = self.ports.commands.try_recv() {
             self.step(Some(Input::Command(command)));
+        }
+        while let Ok(ticket) = self.ports.sent.try_recv() {
+            self.settle(ticket);
         }
         let end = tokio::time::Instant::now() + FINISH_WITHIN;
         while *self.ports.is_connected.borrow() && (self.handed > 0 || !self.pending.is_empty()) {

@@ -1,10 +1,11 @@
 //! Files of secrets: readable by their owner alone, and never written over.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use rand_core::{OsRng, RngCore};
+use zeroize::Zeroizing;
 
 /// Why files were not written, or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,17 @@ pub enum FileError {
     Exists {
         /// The file or directory.
         path: PathBuf,
+    },
+    /// Others than its owner may read a secret.
+    #[error(
+        "{} is open to others than its owner (mode {mode:03o}): chmod 600 it, and consider its contents known",
+        path.display()
+    )]
+    OpenToOthers {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
     },
     /// The system failed.
     #[error("{doing} {}: {source}", path.display())]
@@ -36,6 +48,27 @@ impl FileError {
 /// Reads a text file.
 pub(crate) fn read(path: &Path) -> Result<String, FileError> {
     fs::read_to_string(path).map_err(FileError::io("read", path))
+}
+
+/// Reads a text file that only its owner may read; looked at as opened, not as named.
+pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    let mut file = File::open(path).map_err(FileError::io("read", path))?;
+    check_private(path, &file)?;
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map_err(FileError::io("read", path))?;
+    Ok(text)
+}
+
+#[cfg(unix)]
+fn check_private(path: &Path, file: &File) -> Result<(), FileError> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = file.metadata().map_err(FileError::io("read", path))?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 { Ok(()) } else { Err(FileError::OpenToOthers { path: path.to_owned(), mode }) }
+}
+
+#[cfg(not(unix))]
+fn check_private(_: &Path, _: &File) -> Result<(), FileError> {
+    Ok(())
 }
 
 /// A directory in the making. It appears under its name when it is complete, or not at all.
@@ -158,5 +191,9 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
         assert_eq!(mode(&path.join("file")), 0o600);
+
+        assert_eq!(*read_secret(&path.join("file")).unwrap(), "text");
+        fs::set_permissions(path.join("file"), fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(read_secret(&path.join("file")), Err(FileError::OpenToOthers { mode: 0o640, .. })));
     }
 }

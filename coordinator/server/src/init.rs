@@ -12,7 +12,7 @@
 //! DIR/broker/             all that fleetkey-broker needs, to be moved to its host
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use fleetkey_coordinator_core::Coordinator;
@@ -174,23 +174,34 @@ filter = "info"
 }
 
 fn broker_toml(fleet: FleetId, broker_url: &BrokerUrl, api_address: SocketAddr) -> String {
+    let (host, port) = (broker_url.host(), broker_url.port());
+    let is_local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let address = if is_local { "127.0.0.1" } else { "0.0.0.0" };
+    let listen = if broker_url.is_tls() {
+        format!("tls = [\"{address}:{port}\"]")
+    } else {
+        format!(
+            "# Without TLS clients are whoever they say they are.\ninsecure_loopback = [\"127.0.0.1:{port}\"]"
+        )
+    };
     format!(
         r#"# A broker of fleet {fleet}. Start it with: fleetkey-broker --config THIS-FILE
 # Paths are relative to this file; this directory is all that the broker needs.
 
 fleet = "{fleet}"
 
+[listen]
+{listen}
+
 [tls]
-listen = "0.0.0.0:{port}"
+roots = "fleet-roots.pem"
 certificate = "broker.crt"
 key = "broker.key"
-roots = "fleet-roots.pem"
 
 [policy]
 # The coordinator tells who may be where.
 url = "http://{api_address}/v1/policy"
 token = "broker.token"
-"#,
-        port = broker_url.port()
+"#
     )
 }

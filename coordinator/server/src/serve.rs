@@ -211,8 +211,7 @@ impl Identity {
     fn read(files: &IdentityConfig) -> Result<Self, ServeError> {
         let roots = FleetRoots::from_pem(&files::read(&files.roots)?).map_err(pem(&files.roots))?;
         let chain = chain_from_pem(&files::read(&files.certificate)?).map_err(pem(&files.certificate))?;
-        let key_text = zeroize::Zeroizing::new(files::read(&files.key)?);
-        let key = IdentityKey::from_pkcs8_pem(&key_text).map_err(pem(&files.key))?;
+        let key = IdentityKey::from_pkcs8_pem(&files::read_secret(&files.key)?).map_err(pem(&files.key))?;
         let path = &files.certificate;
         let now = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
         let identity = roots
@@ -233,8 +232,7 @@ impl Identity {
 
 fn authority(config: &Config, identity: &Identity) -> Result<Option<Authority>, ServeError> {
     let Some(path) = &config.identity.ca else { return Ok(None) };
-    let text = zeroize::Zeroizing::new(files::read(path)?);
-    let ca = FleetCa::from_pem(&text).map_err(pem(path))?;
+    let ca = FleetCa::from_pem(&files::read_secret(path)?).map_err(pem(path))?;
     if ca.fleet() != identity.fleet {
         let (got, expected) = (ca.fleet(), identity.fleet);
         return Err(ServeError::OtherFleet { path: path.clone(), got, expected });
@@ -263,8 +261,7 @@ fn master_key(config: &Config) -> Result<MasterKey, MasterKeyError> {
 }
 
 fn token(path: &Path) -> Result<Token, ServeError> {
-    let text = zeroize::Zeroizing::new(files::read(path)?);
-    Token::parse(&text).map_err(|why| ServeError::Token { path: path.to_owned(), why })
+    Token::parse(&files::read_secret(path)?).map_err(|why| ServeError::Token { path: path.to_owned(), why })
 }
 
 fn pem(path: &Path) -> impl FnOnce(BadPem) -> ServeError {

@@ -18,7 +18,8 @@ use tokio::task::JoinHandle as Task;
 
 use crate::cpu::ThreadCpu;
 use crate::engine::{
-    self, Answer, Command, CommandFailed, Engine, MAX_COMMANDS, MAX_HANDED, MAX_UPS, Ports, Stop,
+    self, Answer, Command, CommandFailed, Engine, MAX_COMMANDS, MAX_HANDED, MAX_UPS, OutboxTicket, Outgoing,
+    Ports, Stop, Up,
 };
 use crate::feed::PolicyFeed;
 use crate::link;
@@ -92,39 +93,12 @@ impl Service {
     pub async fn start(config: ServiceConfig) -> Result<Self, StartError> {
         let ServiceConfig { setup, store, mqtt, policy_feed } = config;
         let fleet = setup.fleet;
-        let (stop, stopping) = watch::channel(Stop::Run);
-        let (commands, command_queue) = mpsc::channel(MAX_COMMANDS);
-        let (ups, up_queue) = mpsc::channel(MAX_UPS);
-        let (sent, sent_queue) = mpsc::channel(MAX_HANDED);
-        let (outgoing, outgoing_queue) = mpsc::channel(MAX_HANDED);
-        let (connected, is_connected) = watch::channel(false);
-        let (loaded, is_loaded) = watch::channel(false);
-        let events = broadcast::Sender::new(MAX_EVENTS_BEHIND);
-        let counts = Counts::default();
-        let engine = Engine {
-            setup,
-            store,
-            feed: policy_feed.clone(),
-            events: events.clone(),
-            counts: counts.clone(),
-            is_ready: loaded,
-        };
-        let ports = Ports {
-            stop: stopping.clone(),
-            commands: command_queue,
-            ups: up_queue,
-            sent: sent_queue,
-            outgoing,
-            is_connected: is_connected.clone(),
-        };
-        let (told, first_load) = oneshot::channel();
-        let thread = engine::start(engine, ports, told)?;
-        let cpu = first_load.await.map_err(|_| StartError::Ended)??;
+        let Wired { handle, stop, thread, ups, sent, outgoing, connected } =
+            wire(setup, store, policy_feed).await?;
         let (client, news) = fleetkey_mqtt::connect(mqtt)?;
+        let is_connected = connected.subscribe();
         let receiving = tokio::spawn(link::receive(news, fleet, ups, connected));
-        let sending = tokio::spawn(link::send(client, outgoing_queue, sent, is_connected.clone(), stopping));
-        let handle =
-            ServiceHandle { commands, events, feed: policy_feed, counts, cpu, is_loaded, is_connected };
+        let sending = tokio::spawn(link::send(client, outgoing, sent, is_connected, stop.subscribe()));
         Ok(Self { handle, stop, thread: Some(thread), receiving, sending })
     }
 
@@ -159,6 +133,55 @@ impl Service {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
+}
+
+/// A started engine, and the ends of its ports.
+pub(crate) struct Wired {
+    pub(crate) handle: ServiceHandle,
+    pub(crate) stop: watch::Sender<Stop>,
+    pub(crate) thread: JoinHandle<()>,
+    pub(crate) ups: mpsc::Sender<Up>,
+    pub(crate) sent: mpsc::Sender<OutboxTicket>,
+    pub(crate) outgoing: mpsc::Receiver<Outgoing>,
+    pub(crate) connected: watch::Sender<bool>,
+}
+
+/// Starts the engine alone, and waits for its first load.
+pub(crate) async fn wire(
+    setup: Setup,
+    store: Box<dyn Store + Send>,
+    feed: PolicyFeed,
+) -> Result<Wired, StartError> {
+    let (stop, stopping) = watch::channel(Stop::Run);
+    let (commands, command_queue) = mpsc::channel(MAX_COMMANDS);
+    let (ups, up_queue) = mpsc::channel(MAX_UPS);
+    let (sent, sent_queue) = mpsc::channel(MAX_HANDED);
+    let (outgoing_queue, outgoing) = mpsc::channel(MAX_HANDED);
+    let (connected, is_connected) = watch::channel(false);
+    let (loaded, is_loaded) = watch::channel(false);
+    let events = broadcast::Sender::new(MAX_EVENTS_BEHIND);
+    let counts = Counts::default();
+    let engine = Engine {
+        setup,
+        store,
+        feed: feed.clone(),
+        events: events.clone(),
+        counts: counts.clone(),
+        is_ready: loaded,
+    };
+    let ports = Ports {
+        stop: stopping,
+        commands: command_queue,
+        ups: up_queue,
+        sent: sent_queue,
+        outgoing: outgoing_queue,
+        is_connected: is_connected.clone(),
+    };
+    let (told, first_load) = oneshot::channel();
+    let thread = engine::start(engine, ports, told)?;
+    let cpu = first_load.await.map_err(|_| StartError::Ended)??;
+    let handle = ServiceHandle { commands, events, feed, counts, cpu, is_loaded, is_connected };
+    Ok(Wired { handle, stop, thread, ups, sent, outgoing, connected })
 }
 
 impl Drop for Service {
@@ -396,10 +419,29 @@ impl ServiceHandle {
         let _ = self.is_connected.clone().wait_for(|connected| *connected).await;
     }
 
+    /// Returns when the coordinator is loaded, or never will be.
+    pub async fn loaded(&self) {
+        // An error means that the service has ended.
+        let _ = self.is_loaded.clone().wait_for(|loaded| *loaded).await;
+    }
+
     /// Returns when the deciding thread has ended.
     pub async fn stopped(&self) {
         let mut is_loaded = self.is_loaded.clone();
         while is_loaded.changed().await.is_ok() {}
+    }
+}
+
+#[cfg(test)]
+impl ServiceHandle {
+    /// Messages taken from devices so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.counts.lock().received.messages
+    }
+
+    /// Commands that the engine has not taken yet.
+    pub(crate) fn waiting_commands(&self) -> usize {
+        self.commands.max_capacity() - self.commands.capacity()
     }
 }
 

@@ -1,0 +1,345 @@
+//! The HTTP API over a real socket: who may ask, what is refused and how, and what is answered.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use fleetkey_coordinator::api::{Bundle, MAX_REQUEST_BYTES};
+use fleetkey_coordinator::http::{Api, Token, router};
+use fleetkey_coordinator::{
+    Authority, Fleet, PolicyFeed, Service, ServiceConfig, mqtt_options, unix_seconds,
+};
+use fleetkey_coordinator_core::{Coordinator, MemoryStore, Store, Timing};
+use fleetkey_identity::{IdentityKey, Role, chain_from_pem};
+use fleetkey_policy::PolicyUpdate;
+use fleetkey_wire::FleetId;
+use rand_core::OsRng;
+use serde_json::{Value, json};
+
+struct Server {
+    runtime: tokio::runtime::Runtime,
+    address: SocketAddr,
+    fleet: Fleet,
+    operator: Token,
+    broker: Token,
+    service: Option<Service>,
+}
+
+impl Server {
+    /// An API without a broker behind it: port 9 discards.
+    fn start() -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let fleet = Fleet::create(FleetId::random(&mut OsRng), &[], unix_seconds(), &mut OsRng).unwrap();
+        let (operator, broker) = (Token::generate(&mut OsRng), Token::generate(&mut OsRng));
+        let mut store = MemoryStore::default();
+        store.commit(&Coordinator::initial_rows(unix_seconds())).unwrap();
+        let ca = fleetkey_identity::FleetCa::from_pem(&fleet.ca().to_pem()).unwrap();
+        let authority = Authority::new(
+            ca,
+            fleet.roots().clone(),
+            fleet.coordinator.chain.clone(),
+            "mqtts://broker.example:8883".into(),
+        );
+        let (address, service) = runtime.block_on(async {
+            let service = Service::start(ServiceConfig {
+                setup: fleet.setup(Timing::default()),
+                store: Box::new(store),
+                mqtt: mqtt_options("mqtt://127.0.0.1:9".parse().unwrap(), None, fleet.id()),
+                policy_feed: PolicyFeed::new(),
+            })
+            .await
+            .unwrap();
+            let api = Api {
+                service: service.handle(),
+                authority: Some(authority),
+                operator_token: operator.clone(),
+                broker_token: broker.clone(),
+                metrics: None,
+            };
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(async move { axum::serve(listener, router(api)).await });
+            (address, service)
+        });
+        Self { runtime, address, fleet, operator, broker, service: Some(service) }
+    }
+
+    fn ask(&self, method: &str, path: &str, token: Option<&str>, body: Option<&str>) -> (u16, String) {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
+        let mut request =
+            ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        if let Some(token) = token {
+            request = request.header("authorization", token);
+        }
+        let mut answer = match body {
+            Some(body) => {
+                let request = request.header("content-type", "application/json").body(body.to_owned());
+                agent.run(request.unwrap()).unwrap()
+            }
+            None => agent.run(request.body(()).unwrap()).unwrap(),
+        };
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.operator.reveal())
+    }
+
+    fn get(&self, path: &str) -> (u16, Value) {
+        let (status, text) = self.ask("GET", path, Some(&self.bearer()), None);
+        (status, serde_json::from_str(&text).unwrap())
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, text) = self.ask("POST", path, Some(&self.bearer()), Some(&body.to_string()));
+        (status, serde_json::from_str(&text).unwrap())
+    }
+
+    fn provision(&self, name: &str) -> Bundle {
+        let (status, bundle) = self.post("/v1/devices", &json!({ "name": name }));
+        assert_eq!(status, 201, "{bundle}");
+        serde_json::from_value(bundle).unwrap()
+    }
+
+    /// Opens the policy stream and leaves it open.
+    fn policy(&self, token: &str) -> BufReader<TcpStream> {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        write!(stream, "GET /v1/policy HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n")
+            .unwrap();
+        BufReader::new(stream)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(service) = self.service.take() {
+            self.runtime.block_on(service.kill());
+        }
+    }
+}
+
+fn error_of(answer: &(u16, Value)) -> (u16, &str) {
+    assert!(!answer.1["message"].as_str().unwrap().is_empty());
+    (answer.0, answer.1["error"].as_str().unwrap())
+}
+
+/// The next JSON line of a stream; chunk headers and blank lines are passed over.
+fn next_update(stream: &mut BufReader<TcpStream>) -> PolicyUpdate {
+    loop {
+        let mut line = String::new();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the stream has ended");
+        if line.starts_with('{') {
+            return serde_json::from_str(&line).unwrap();
+        }
+    }
+}
+
+#[test]
+fn without_the_right_token_nothing_is_answered() {
+    let server = Server::start();
+    let (operator, broker) = (server.operator.reveal(), server.broker.reveal());
+    let almost = format!("Bearer {}x", &operator[..operator.len() - 1]);
+    let refused = [
+        None,
+        Some("Bearer".to_owned()),
+        Some("Bearer ".to_owned()),
+        Some(format!("Basic {operator}")),
+        Some(operator.to_owned()),
+        Some(format!("Bearer {operator} ")),
+        Some(almost),
+    ];
+    let paths =
+        ["/v1/status", "/v1/devices", "/v1/groups", "/v1/groups/x/members", "/v1/devices/x", "/v1/policy"];
+    for path in paths {
+        for token in &refused {
+            let (status, body) = server.ask("GET", path, token.as_deref(), None);
+            if token.as_deref() == Some(&format!("Bearer {operator} ")) && status == 200 {
+                // White space at the end of a header is no part of it (RFC 9110 §5.5).
+                continue;
+            }
+            assert_eq!(status, 401, "{path} {token:?}");
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["error"], "unauthorized");
+            assert!(!body.to_string().contains(operator));
+        }
+    }
+    for (path, body) in [("/v1/revoke", "{}"), ("/v1/devices", "{}"), ("/v1/groups/x/rekey", "{}")] {
+        assert_eq!(server.ask("POST", path, None, Some(body)).0, 401, "{path}");
+        let broker = format!("Bearer {broker}");
+        assert_eq!(server.ask("POST", path, Some(&broker), Some(body)).0, 401, "{path}");
+    }
+    assert_eq!(server.ask("GET", "/v1/status", Some(&format!("bearer {operator}")), None).0, 200);
+}
+
+#[test]
+fn what_cannot_be_followed_is_refused_by_name() {
+    let server = Server::start();
+    let answer = server.get("/v1/nothing");
+    assert_eq!(error_of(&answer), (404, "not_found"));
+    let answer = server.post("/v1/status", &json!({}));
+    assert_eq!(error_of(&answer), (405, "method_not_allowed"));
+    let answer = server.get("/v1/devices/nobody");
+    assert_eq!(error_of(&answer), (404, "unknown_device"));
+    let answer = server.get("/v1/groups/none");
+    assert_eq!(error_of(&answer), (404, "unknown_group"));
+    let answer = server.post("/v1/groups", &json!({ "name": "x", "policy": { "cell_capacity": 4 } }));
+    assert_eq!(error_of(&answer), (400, "bad_policy"));
+    let answer = server.post("/v1/groups", &json!({ "name": "x", "policy": { "capacity": 64 } }));
+    assert_eq!(error_of(&answer), (400, "bad_request"));
+    assert!(answer.1["message"].as_str().unwrap().contains("capacity"));
+    let answer = server.post("/v1/groups", &json!({ "name": "" }));
+    assert_eq!(error_of(&answer), (400, "bad_name"));
+    let answer = server.post("/v1/revoke", &json!({ "devices": [], "reason": "" }));
+    assert_eq!(error_of(&answer), (400, "no_devices"));
+    let answer = server.post("/v1/revoke", &json!({ "devices": ["a"] }));
+    assert_eq!(error_of(&answer), (400, "bad_request"));
+
+    server.provision("pump-1");
+    let answer = server.post("/v1/devices", &json!({ "name": "pump-1" }));
+    assert_eq!(error_of(&answer), (409, "name_taken"));
+    let answer = server.post("/v1/devices/pump-1/release", &json!({}));
+    assert_eq!(error_of(&answer), (409, "not_quarantined"));
+    let bearer = server.bearer();
+    for body in ["", "{", "[]", "{\"name\": 5}", "\u{0}"] {
+        let (status, text) = server.ask("POST", "/v1/groups", Some(&bearer), Some(body));
+        assert_eq!(status, 400, "{body:?}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["error"], "bad_request");
+    }
+}
+
+#[test]
+fn bodies_are_bounded() {
+    let server = Server::start();
+    let name = "x".repeat(MAX_REQUEST_BYTES);
+    // The server may answer before it has been sent everything, so the connection is spoken to by hand.
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let body = json!({ "name": name }).to_string();
+    write!(
+        stream,
+        "POST /v1/groups HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        server.bearer(),
+        body.len()
+    )
+    .unwrap();
+    let _ = stream.write_all(body.as_bytes());
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 413");
+}
+
+#[test]
+fn a_provisioned_device_gets_all_that_it_needs_once() {
+    let server = Server::start();
+    let bundle = server.provision("pump 1/ä");
+    let key = IdentityKey::from_pkcs8_pem(&bundle.private_key).unwrap();
+    let chain = chain_from_pem(&bundle.certificate).unwrap();
+    let now = i64::try_from(unix_seconds()).unwrap();
+    let identity = server.fleet.roots().verify(&chain, Some(now)).unwrap();
+    assert_eq!(identity.role, Role::Device(bundle.device));
+    assert_eq!(identity.public_key, key.public_key());
+    assert_eq!(bundle.fleet, server.fleet.id());
+    assert_eq!(bundle.broker, "mqtts://broker.example:8883");
+    assert_eq!(bundle.fleet_roots, server.fleet.roots().to_pem());
+    assert_eq!(chain_from_pem(&bundle.coordinator_certificate).unwrap(), server.fleet.coordinator.chain);
+
+    let (status, shown) = server.get("/v1/devices/pump%201%2F%C3%A4");
+    assert_eq!((status, &shown["id"]), (200, &json!(bundle.device)));
+    assert_eq!(shown["standing"], "enrolled");
+    let by_id = server.get(&format!("/v1/devices/{}", bundle.device));
+    assert_eq!(by_id.1, shown);
+    let everything = server.get("/v1/devices").1.to_string();
+    assert!(!everything.contains("PRIVATE KEY"));
+}
+
+#[test]
+fn groups_and_devices_are_led_through_their_lives() {
+    let server = Server::start();
+    let (status, group) =
+        server.post("/v1/groups", &json!({ "name": "pumps", "policy": { "cell_capacity": 8 } }));
+    assert_eq!((status, &group["policy"]["cell_capacity"]), (201, &json!(8)));
+    let devices: Vec<Bundle> = ["a", "b", "c"].map(|name| server.provision(name)).into();
+
+    let by_any_name = json!({ "devices": ["a", devices[1].device, "a"] });
+    let (status, added) = server.post("/v1/groups/pumps/add", &by_any_name);
+    assert_eq!((status, &added["added"]), (200, &json!(2)));
+    assert_eq!(added["group"]["wanted"], 2);
+    let again = server.post("/v1/groups/pumps/add", &by_any_name).1;
+    assert_eq!(again["added"], 0);
+    let unknown = server.post("/v1/groups/pumps/add", &json!({ "devices": ["c", "nobody"] }));
+    assert_eq!(error_of(&unknown), (404, "unknown_device"));
+    let members = server.get("/v1/groups/pumps/members").1;
+    let names: Vec<_> = members["members"].as_array().unwrap().iter().map(|m| &m["device_name"]).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(members["members"][0]["cell"], Value::Null, "it has not been heard yet");
+
+    let (status, removed) = server.post("/v1/groups/pumps/remove", &json!({ "devices": ["a"] }));
+    assert_eq!((status, &removed["wanted"]), (200, &json!(1)));
+    let not_in = server.post("/v1/groups/pumps/remove", &json!({ "devices": ["c"] }));
+    assert_eq!(error_of(&not_in), (409, "not_a_member"));
+
+    let before = server.get("/v1/groups/pumps").1;
+    let (status, rekeyed) = server.post("/v1/groups/pumps/rekey", &json!({}));
+    assert_eq!(status, 200);
+    assert_ne!(rekeyed["key_epoch"], before["key_epoch"]);
+    assert_eq!(rekeyed["group"]["key_epoch"], rekeyed["key_epoch"]);
+
+    let revocation = json!({ "devices": ["b"], "reason": "stolen" });
+    let (status, revoked) = server.post("/v1/revoke", &revocation);
+    assert_eq!((status, &revoked["devices"]), (200, &json!([devices[1].device])));
+    assert_eq!(revoked["groups"][0]["name"], "pumps");
+    assert_eq!(revoked["groups"][0]["wanted"], 0);
+    assert_eq!(server.get("/v1/devices/b").1["standing"]["revoked"]["reason"], "stolen");
+    let back = server.post("/v1/groups/pumps/add", &json!({ "devices": ["b"] }));
+    assert_eq!(error_of(&back), (409, "revoked"));
+
+    let status = server.get("/v1/status").1;
+    assert_eq!(status["coordinator"]["revoked"], 1);
+    assert_eq!(status["coordinator"]["enrolled"], 2);
+    assert_eq!(status["broker_connected"], false);
+    assert!(status["coordinator"]["signatures"].as_u64().unwrap() >= 2);
+}
+
+#[test]
+fn a_rotation_is_started_once() {
+    let server = Server::start();
+    server.post("/v1/groups", &json!({ "name": "pumps" }));
+    let (status, rotating) = server.post("/v1/groups/pumps/rotate", &json!({}));
+    assert_eq!(status, 200, "{rotating}");
+    assert!(rotating["key_epoch"].is_string());
+}
+
+#[test]
+fn a_broker_is_told_everything_and_then_what_changes() {
+    let server = Server::start();
+    let device = server.provision("pump-1").device;
+    let mut stream = server.policy(server.broker.reveal());
+    let first = match next_update(&mut stream) {
+        PolicyUpdate::Snapshot { sequence, revoked, cells } => {
+            assert!(revoked.is_empty() && cells.is_empty());
+            sequence
+        }
+        other => panic!("{other:?}"),
+    };
+    server.post("/v1/revoke", &json!({ "devices": ["pump-1"], "reason": "stolen" }));
+    assert_eq!(next_update(&mut stream), PolicyUpdate::Revoked { sequence: first + 1, device });
+
+    let mut late = server.policy(server.operator.reveal());
+    match next_update(&mut late) {
+        PolicyUpdate::Snapshot { revoked, .. } => assert!(revoked.contains(&device)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn health_needs_no_token_and_readiness_says_what_is_missing() {
+    let server = Server::start();
+    assert_eq!(server.ask("GET", "/healthz", None, None).0, 200);
+    let (status, body) = server.ask("GET", "/readyz", None, None);
+    assert_eq!(status, 503);
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body, json!({ "ready": false, "loaded": true, "broker_connected": false }));
+}
