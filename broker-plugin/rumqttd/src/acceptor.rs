@@ -78,7 +78,7 @@ impl Acceptor {
     async fn serve(self: Arc<Self>, hub: Arc<Hub>, stream: TcpStream, peer: SocketAddr) {
         let open = Open::new(&hub);
         if open.count > (hub.limits.max_connections + RESERVED_CONNECTIONS) as u64 {
-            return refused(&hub, peer, &Refusal::TooManyConnections);
+            return hub.refused(&peer, &Refusal::TooManyConnections);
         }
         // Messages are small and must not wait for each other.
         let _ = stream.set_nodelay(true);
@@ -92,10 +92,10 @@ impl Acceptor {
         let handshake = tokio::time::timeout(hub.limits.handshake_timeout, tls.accept(stream));
         let stream = match stop.run_until_cancelled(handshake).await {
             None => return,
-            Some(Err(_)) => return refused(&hub, peer, &Refusal::TlsTimeout),
+            Some(Err(_)) => return hub.refused(&peer, &Refusal::TlsTimeout),
             Some(Ok(Err(error))) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
-                return refused(&hub, peer, &Refusal::TlsHandshake);
+                return hub.refused(&peer, &Refusal::TlsHandshake);
             }
             Some(Ok(Ok(stream))) => stream,
         };
@@ -174,14 +174,14 @@ async fn admit<S: Stream>(
     let mut link = Link::new(stream);
     match tokio::time::timeout(hub.limits.connect_timeout, first_packet(&mut link)).await {
         Err(_) => {
-            refused(hub, peer, &Refusal::ConnectTimeout);
+            hub.refused(&peer, &Refusal::ConnectTimeout);
             return None;
         }
         // It was nobody: a port scan, a health check.
         Ok(Err(Gone)) => return None,
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(malformed))) => {
-            refused(hub, peer, &malformed.into());
+            hub.refused(&peer, &malformed.into());
             return None;
         }
     }
@@ -213,7 +213,7 @@ async fn admit<S: Stream>(
             malformed.into()
         }
     };
-    refused(hub, peer, &refusal);
+    hub.refused(&peer, &refusal);
     link.finish(GOODBYE).await;
     None
 }
@@ -289,9 +289,4 @@ fn accept(
         return Err(Refusal::AuthenticationMethod);
     }
     hub.attach(party, connect.client_id)
-}
-
-fn refused(hub: &Hub, peer: SocketAddr, refusal: &Refusal) {
-    hub.counters.refused(refusal.name());
-    tracing::info!(%peer, reason = refusal.name(), %refusal, "refused");
 }

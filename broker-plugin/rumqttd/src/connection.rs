@@ -47,6 +47,8 @@ pub(crate) struct Connection<S> {
     max_packet_bytes: usize,
     keep_alive: Duration,
     heard: Instant,
+    /// There is input that has to wait until coordinators have taken what others have said.
+    held_back: bool,
     /// Since when the client has taken nothing of what there is for it.
     stalled: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -75,6 +77,7 @@ impl<S: Stream> Connection<S> {
             max_packet_bytes: terms.max_packet_bytes,
             keep_alive,
             heard,
+            held_back: false,
             stalled: None,
             timer: Box::pin(sleep_until(heard + keep_alive)),
         }
@@ -108,7 +111,12 @@ impl<S: Stream> Connection<S> {
     /// Handles every packet that is all there, as long as there is room for what comes of it.
     async fn handle_input(&mut self) -> Result<(), Close> {
         let mut input = self.link.take_input();
-        while self.has_room() && !self.must_wait() {
+        self.held_back = false;
+        while self.has_room() && !input.is_empty() {
+            if self.must_wait() {
+                self.held_back = true;
+                break;
+            }
             let bytes = match frame(&input, self.hub.limits.max_packet_bytes)? {
                 None => break,
                 Some(frame) => {
@@ -199,7 +207,7 @@ impl<S: Stream> Connection<S> {
             let Some(delivery) = self.session.take(self.in_flight.has_room()) else { break };
             let message = delivery.message;
             // MQTT 5 §3.1.2.11.4: what the client does not take is as good as delivered.
-            if message.max_packet_bytes() > self.max_packet_bytes {
+            if message.packet_bytes(self.version, delivery.qos) > self.max_packet_bytes {
                 continue;
             }
             messages += 1;
@@ -262,7 +270,7 @@ impl<S: Stream> Connection<S> {
         if !self.has_room() {
             return Ok(false);
         }
-        if self.must_wait() {
+        if self.held_back {
             if self.hub.poll_coordinators(&self.session, cx).is_ready() {
                 return Ok(true);
             }
@@ -309,8 +317,7 @@ impl<S: Stream> Connection<S> {
     }
 
     fn refused(&self, refusal: &Refusal) {
-        self.hub.counters.refused(refusal.name());
-        tracing::info!(client = %self.session.client_id, reason = refusal.name(), %refusal, "refused");
+        self.hub.refused(&self.session.client_id, refusal);
     }
 }
 

@@ -4,9 +4,11 @@
 //! packets and the sockets.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fleetkey_policy::{Effects, Party, PolicyHandle, Qos};
@@ -44,6 +46,25 @@ pub(crate) struct Hub {
     listeners: RwLock<Arc<[Listening]>>,
     /// Devices that must not say more until coordinators have taken what was said, by session.
     waiting_for_coordinators: Mutex<HashMap<u64, Waker>>,
+    refusal_log: Mutex<LogBudget>,
+}
+
+/// So many lines in each second, and no more.
+struct LogBudget {
+    since: Instant,
+    lines: u32,
+}
+
+impl LogBudget {
+    const LINES_PER_SECOND: u32 = 12;
+
+    fn may_log(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Self { since: now, lines: 0 };
+        }
+        self.lines = self.lines.saturating_add(1);
+        self.lines <= Self::LINES_PER_SECOND
+    }
 }
 
 impl Hub {
@@ -66,6 +87,7 @@ impl Hub {
             coordinators: RwLock::default(),
             listeners: RwLock::new(Arc::new([])),
             waiting_for_coordinators: Mutex::default(),
+            refusal_log: Mutex::new(LogBudget { since: Instant::now(), lines: 0 }),
         }
     }
 
@@ -74,12 +96,15 @@ impl Hub {
         self.policy.read().decide_connect(&party, client_id)?;
         let limit = match party {
             Party::Coordinator => self.limits.coordinator_queue,
-            Party::Device(_) | Party::Broker | Party::Operator => {
-                if self.counters.sessions() >= self.limits.max_connections as u64 {
+            Party::Device(device) => {
+                // Who takes over from itself takes no more room.
+                let is_full = self.counters.sessions() >= self.limits.max_connections as u64;
+                if is_full && !read(&self.devices).contains_key(&device) {
                     return Err(Refusal::TooManyConnections);
                 }
                 self.limits.device_queue
             }
+            Party::Broker | Party::Operator => self.limits.device_queue,
         };
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         let session = Arc::new(Session::new(id, party, client_id, limit));
@@ -259,6 +284,16 @@ impl Hub {
         let coordinators: Vec<_> = read(&self.coordinators).values().cloned().collect();
         for session in devices.iter().chain(&coordinators) {
             session.close(Close::ShuttingDown);
+        }
+    }
+
+    /// Counts a refusal, and logs it: by the dozen at most, for whoever is refused can go on trying.
+    pub(crate) fn refused(&self, who: &dyn fmt::Display, refusal: &Refusal) {
+        self.counters.refused(refusal.name());
+        if self.refusal_log.lock().unwrap_or_else(PoisonError::into_inner).may_log(Instant::now()) {
+            tracing::info!(%who, reason = refusal.name(), %refusal, "refused");
+        } else {
+            tracing::debug!(%who, reason = refusal.name(), %refusal, "refused");
         }
     }
 

@@ -46,8 +46,34 @@ impl Message {
         publish_header_qos1(version, &self.topic, packet_id, self.payload.len())
     }
 
-    /// Length of the whole PUBLISH, at most.
-    pub(crate) fn max_packet_bytes(&self) -> usize {
-        5 + 2 + self.topic.len() + 2 + 1 + self.payload.len()
+    /// Length of the whole PUBLISH.
+    pub(crate) fn packet_bytes(&self, version: Version, qos: Qos) -> usize {
+        let packet_id = if qos == Qos::AtMostOnce { 0 } else { 2 };
+        let properties = usize::from(version == Version::V5);
+        let remaining = 2 + self.topic.len() + packet_id + properties + self.payload.len();
+        let length = match remaining {
+            0..0x80 => 1,
+            0x80..0x4000 => 2,
+            0x4000..0x20_0000 => 3,
+            0x20_0000.. => 4,
+        };
+        1 + length + remaining
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_is_that_of_the_packet() {
+        for payload in [0, 1, 100, 120, 130, 16_000, 16_400] {
+            let message = Message::new("a/topic", Bytes::from(vec![0; payload]), Qos::AtLeastOnce);
+            for version in [Version::V4, Version::V5] {
+                assert_eq!(message.packet_bytes(version, Qos::AtMostOnce), message.packet(version).len());
+                let whole = message.header_qos1(version, 1).len() + payload;
+                assert_eq!(message.packet_bytes(version, Qos::AtLeastOnce), whole);
+            }
+        }
     }
 }

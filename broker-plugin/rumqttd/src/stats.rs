@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 /// What a broker has counted since it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +69,7 @@ struct Level {
 
 impl Counters {
     pub(crate) fn new() -> Self {
+        describe();
         Self {
             connections: Level::new(gauge!("fleetkey_broker_connections")),
             sessions: Level::new(gauge!("fleetkey_broker_sessions")),
@@ -140,6 +141,19 @@ impl Counters {
     pub(crate) fn undeliverable(&self) {
         self.undeliverable.add(1);
     }
+}
+
+fn describe() {
+    describe_gauge!("fleetkey_broker_connections", "TCP connections open now");
+    describe_gauge!("fleetkey_broker_sessions", "Clients connected now");
+    describe_counter!("fleetkey_broker_sessions_total", "Clients accepted");
+    describe_counter!("fleetkey_broker_publishes_total", "Publishes accepted from clients");
+    describe_counter!("fleetkey_broker_publish_bytes_total", "Bytes of payload in accepted publishes");
+    describe_counter!("fleetkey_broker_deliveries_total", "Messages handed to clients' connections");
+    describe_counter!("fleetkey_broker_delivery_bytes_total", "Bytes of payload in deliveries");
+    describe_counter!("fleetkey_broker_undeliverable_total", "up and down publishes with nobody to go to");
+    describe_counter!("fleetkey_broker_refused_total", "Refusals by reason");
+    describe_counter!("fleetkey_broker_closed_total", "Ended sessions by reason");
 }
 
 impl Count {

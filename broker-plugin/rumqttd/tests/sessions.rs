@@ -3,7 +3,7 @@
 mod support;
 
 use fleetkey_broker::policy::{CellAccess, PolicyHandle, PolicyState};
-use fleetkey_broker::{Broker, BrokerConfig, BrokerError, Identify, Limits, Listener};
+use fleetkey_broker::{Broker, BrokerConfig, BrokerError, Identify, Limits, Listener, QueueLimit};
 use fleetkey_identity::Role;
 use support::*;
 
@@ -153,6 +153,48 @@ async fn many_sessions_come_and_go_at_once() {
         drop(coordinator);
         fixture.still_serves().await;
     }
+}
+
+#[tokio::test]
+async fn a_burst_arrives_whole_and_leaving_in_its_middle_harms_nobody() {
+    const MESSAGES: u32 = 900;
+    for fan_out in FAN_OUTS {
+        let limits =
+            Limits { device_queue: QueueLimit { messages: 2_000, bytes: 1024 * 1024 }, ..Limits::default() };
+        let fixture = Fixture::with(fan_out, limits, policy());
+        for (transport, version) in EVERY_WAY {
+            let mut coordinator = fixture.coordinator(transport, version).await;
+            let mut stays = fixture.device(transport, version, A).await;
+            let mut leaves = fixture.device(transport, version, B).await;
+            for device in [&mut stays, &mut leaves] {
+                device.subscribe(&[(&cell(CELL), 0)]).await;
+            }
+            let burst: Vec<u8> = (0..MESSAGES)
+                .flat_map(|n| coordinator.publish_packet(&cell(CELL), &n.to_be_bytes(), 0))
+                .collect();
+            coordinator.send(&burst).await;
+            for n in 0..MESSAGES {
+                assert_eq!(stays.expect_publish().await.payload, n.to_be_bytes(), "{fan_out:?}");
+                if n == MESSAGES / 3 {
+                    let before = fixture.broker.stats().sessions;
+                    leaves = fixture.device(transport, version, B).await;
+                    leaves.expect_nothing().await;
+                    until(&fixture.broker, "it was replaced", |stats| stats.sessions == before).await;
+                }
+            }
+        }
+        fixture.still_serves().await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_broker_lets_a_device_take_over_from_itself() {
+    let limits = Limits { max_connections: 1, ..Limits::default() };
+    let fixture = Fixture::with(FAN_OUTS[1], limits, policy());
+    let mut old = fixture.device(Transport::Tcp, Version::V5, A).await;
+    let mut new = fixture.device(Transport::Tcp, Version::V5, A).await;
+    old.expect_close(0x8e).await;
+    new.expect_nothing().await;
 }
 
 #[tokio::test]

@@ -210,6 +210,12 @@ pub enum SettingsError {
         /// Whose it is.
         role: Role,
     },
+    /// Clients check the name that they connected to.
+    #[error("{} is not certified for any host name: clients will not accept it", path.display())]
+    NoHostName {
+        /// The file.
+        path: PathBuf,
+    },
     /// Certificate and key do not belong together.
     #[error("{} and {} do not belong together: {source}", certificate.display(), key.display())]
     Tls {
@@ -383,7 +389,8 @@ impl TlsSettings {
             .verify(&chain, i64::try_from(now).ok())
             .map_err(|source| SettingsError::Certificate { path: self.certificate.clone(), source })?;
         match identity.role {
-            Role::Broker => {}
+            Role::Broker if identity.server_auth => {}
+            Role::Broker => return Err(SettingsError::NoHostName { path: self.certificate.clone() }),
             role @ (Role::Coordinator { .. } | Role::Operator { .. } | Role::Device(_)) => {
                 return Err(SettingsError::NotBroker { path: self.certificate.clone(), role });
             }
