@@ -9,7 +9,7 @@ use crate::coordinator::Coordinator;
 use crate::effects::Access;
 use crate::group::Group;
 use crate::policy::Policy;
-use crate::records::{DeviceRecord, MemberRecord, Rotation, Standing};
+use crate::records::{DeviceRecord, GroupRecord, MemberRecord, Rotation, Standing};
 
 /// One cell, as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -113,6 +113,11 @@ impl Coordinator {
             .into_iter()
             .flat_map(|group| group.members.values())
             .map(|member| &member.record)
+    }
+
+    /// The record of a group.
+    pub fn group(&self, group: GroupId) -> Option<&GroupRecord> {
+        self.groups.get(&group).map(|group| &group.record)
     }
 
     /// One group.
