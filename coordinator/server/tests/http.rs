@@ -148,7 +148,7 @@ fn without_the_right_token_nothing_is_answered() {
         Some("Bearer ".to_owned()),
         Some(format!("Basic {operator}")),
         Some(operator.to_owned()),
-        Some(format!("Bearer {operator} ")),
+        Some(format!("Bearer  {operator}")),
         Some(almost),
     ];
     let paths =
@@ -156,10 +156,6 @@ fn without_the_right_token_nothing_is_answered() {
     for path in paths {
         for token in &refused {
             let (status, body) = server.ask("GET", path, token.as_deref(), None);
-            if token.as_deref() == Some(&format!("Bearer {operator} ")) && status == 200 {
-                // White space at the end of a header is no part of it (RFC 9110 §5.5).
-                continue;
-            }
             assert_eq!(status, 401, "{path} {token:?}");
             let body: Value = serde_json::from_str(&body).unwrap();
             assert_eq!(body["error"], "unauthorized");

@@ -114,8 +114,12 @@ fn a_changed_secret_is_refused() {
     let mut store = place.create();
     store.commit(&[put(Table::GroupKey, b"k", SECRET)]).unwrap();
     drop(store);
-    place.tamper("UPDATE group_key SET value = substr(value, 1, length(value) - 1) || x'00'");
-    place.tamper("UPDATE group_key SET value = substr(value, 1, length(value) - 1) || x'01'");
+    let connection = Connection::open(&place.path).unwrap();
+    let mut sealed: Vec<u8> =
+        connection.query_row("SELECT value FROM group_key", [], |row| row.get(0)).unwrap();
+    *sealed.last_mut().unwrap() ^= 1;
+    connection.execute("UPDATE group_key SET value = ?1", [sealed]).unwrap();
+    drop(connection);
     let failed = place.open().unwrap().rows(Table::GroupKey).unwrap_err();
     assert!(matches!(failed, StoreError::Corrupt { .. }), "{failed}");
 }
