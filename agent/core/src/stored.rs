@@ -277,4 +277,56 @@ mod tests {
             Err(StoredError::Damaged { .. })
         ));
     }
+
+    /// What is stored must be read by every later build: a change here needs a version bump and a way to read both.
+    #[test]
+    fn the_stored_format_stays() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let statement = Bytes::of(&[0x5e; 4]);
+        let keys = vec![
+            (KeyEpoch::new(7, 1), Bytes::of(&[0x11; 32])),
+            (KeyEpoch::new(7, 2), Bytes::of(&[0x22; 32])),
+        ];
+        let values = [
+            (
+                "identity",
+                encode(&StoredIdentity {
+                    fleet: FleetId::from_bytes([1; 16]),
+                    device: DeviceId::from_bytes([2; 16]),
+                    public_key: [3; 32],
+                }),
+            ),
+            (
+                "certificate",
+                encode(&StoredCertificate { chain: vec![Bytes::of(&[0x30]), Bytes::of(&[0x31])] }),
+            ),
+            (
+                "group",
+                encode(&StoredGroup {
+                    name: "pumps".to_owned(),
+                    cell: CellId::from_bytes([4; 16]),
+                    suite: Suite::ChaCha20Poly1305,
+                    send: KeyEpoch::new(7, 1),
+                    oldest: KeyEpoch::new(7, 1),
+                    keys,
+                    newest: Some(statement.clone()),
+                }),
+            ),
+            ("keypackage", encode(&StoredKeyPackage { number: 5, private: Bytes::of(&[0x66; 3]) })),
+            ("evidence", encode(&StoredEvidence { statement })),
+            (
+                "silence",
+                encode(&StoredSilence {
+                    elapsed_ms: 600_000,
+                    hello_interval_seconds: 1800,
+                    max_silence_seconds: 86_400,
+                }),
+            ),
+        ];
+        let lines: Vec<String> = values.iter().map(|(key, value)| format!("{key} {}", hex(value))).collect();
+        insta::assert_snapshot!("stored", lines.join("\n"));
+        let group: StoredGroup =
+            decode(&EntryKey::Group(GroupId::from_bytes([9; 16])), &values[2].1).unwrap();
+        assert_eq!(encode(&group), values[2].1);
+    }
 }

@@ -463,7 +463,7 @@ device = '22222222-2222-4222-8222-222222222222'
         for (text, what) in [
             (format!("{IDS}broker = 'tcp://x'"), "unknown scheme"),
             (IDS.to_owned(), "broker"),
-            ("fleet = 'x'\ndevice = 'y'\nbroker = 'mqtt://a'".to_owned(), "fleet"),
+            ("fleet = 'x'\ndevice = 'y'\nbroker = 'mqtt://a'".to_owned(), "UUID"),
             (format!("{IDS}broker = 'mqtt://a'\n[log]\nformat = 'xml'"), "format"),
             ("fleet = [".to_owned(), "agent.toml"),
         ] {

@@ -29,7 +29,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::handle::{AgentHandle, CallError};
 
@@ -218,12 +218,45 @@ async fn attend(stream: UnixStream, agent: &AgentHandle) -> io::Result<()> {
             Ok(request) => answer(request, agent).await,
             Err(error) => Err(Failure::new("bad_request", error)),
         };
-        let response = response.map_or_else(Response::Error, Response::Ok);
-        let mut line = Zeroizing::new(serde_json::to_vec(&response)?);
-        line.push(b'\n');
+        let mut response = response.map_or_else(Response::Error, Response::Ok);
+        let line = write_line(&response);
+        if let Response::Ok(value) = &mut response {
+            wipe(value);
+        }
         timeout(IDLE, write.write_all(&line)).await??;
     }
     Ok(())
+}
+
+/// A response as a line, in a buffer that need not grow: growing leaves copies of keys behind.
+fn write_line(response: &Response) -> Zeroizing<Vec<u8>> {
+    let room = match response {
+        Response::Ok(value) => text_bytes(value),
+        Response::Error(failure) => failure.message.len(),
+    };
+    let mut line = Zeroizing::new(Vec::with_capacity(room * 2 + 4096));
+    serde_json::to_writer(&mut *line, response).expect("writing to memory does not fail");
+    line.push(b'\n');
+    line
+}
+
+fn text_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + text_bytes(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+    }
+}
+
+/// Derived keys and plaintexts do not stay in memory when they are handed out.
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// The next line; `None` at the end. A line that is too long ends the call.

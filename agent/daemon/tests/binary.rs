@@ -148,7 +148,8 @@ fn what_is_wrong_is_said_in_one_line() {
             bundle.put("agent.toml", &text.replace(from, to));
         }
     };
-    for name in ["agent.toml", "device.crt", "device.key", "fleet-roots.pem", "coordinator.crt", "master.key"] {
+    for name in ["agent.toml", "device.crt", "device.key", "fleet-roots.pem", "coordinator.crt", "master.key"]
+    {
         fails(&|bundle| fs::remove_file(bundle.path(name)).unwrap(), name);
     }
     for name in ["device.crt", "device.key", "fleet-roots.pem", "coordinator.crt", "master.key"] {
@@ -162,7 +163,10 @@ fn what_is_wrong_is_said_in_one_line() {
     fails(&replace("mqtt://", "tcp://"), "unknown scheme");
     fails(&replace("max_backoff_seconds", "max_back_off"), "max_back_off");
     fails(&|bundle| bundle.put("device.key", &other.config.identity.to_pkcs8_pem()), "does not belong");
-    fails(&|bundle| bundle.put("coordinator.crt", &fs::read_to_string(bundle.path("device.crt")).unwrap()), "not of the coordinator");
+    fails(
+        &|bundle| bundle.put("coordinator.crt", &fs::read_to_string(bundle.path("device.crt")).unwrap()),
+        "not of the coordinator",
+    );
     let theirs = Bundle::write(&fleet, &other, NOWHERE);
     fails(
         &|bundle| {
@@ -269,7 +273,8 @@ async fn keys_survive_kill_9() {
     let mut line = Line::accept(&broker, &fleet, &mut device).await;
     line.admit(&mut fleet, &mut device, &mut group).await;
 
-    let sealed = bundle.ask_meanwhile(&["seal", "--group", "pumps", "--context", "c"], b"valve 3 shut\n").await;
+    let sealed =
+        bundle.ask_meanwhile(&["seal", "--group", "pumps", "--context", "c"], b"valve 3 shut\n").await;
     assert!(sealed.status.success(), "{sealed:?}");
     agent.child.kill().unwrap();
     agent.child.wait().unwrap();
@@ -285,8 +290,10 @@ async fn keys_survive_kill_9() {
     let keys = bundle.ask_meanwhile(&["keys", "--json"], b"").await;
     let keys: serde_json::Value = serde_json::from_slice(&keys.stdout).unwrap();
     assert_eq!(keys[0]["send"], group.send.to_string());
-    let key = bundle.ask_meanwhile(&["keys", "--group", "pumps", "--label", "l", "--length", "16"], b"").await;
-    let expected = group.secrets[&group.send].app_key("l", b"", fleetkey_wire::keys::AppKeyLength::new(16).unwrap());
+    let key =
+        bundle.ask_meanwhile(&["keys", "--group", "pumps", "--label", "l", "--length", "16"], b"").await;
+    let expected =
+        group.secrets[&group.send].app_key("l", b"", fleetkey_wire::keys::AppKeyLength::new(16).unwrap());
     assert_eq!(String::from_utf8(key.stdout).unwrap().trim(), hex::encode(&*expected));
     // And it goes on from there.
     let mut line = Line::accept(&broker, &fleet, &mut device).await;

@@ -36,7 +36,8 @@ impl Broker {
 
     /// The next connection, accepted.
     pub(crate) async fn accept(&self) -> Session {
-        let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.expect("a client connects").unwrap();
+        let (stream, _) =
+            timeout(PATIENCE, self.listener.accept()).await.expect("a client connects").unwrap();
         stream.set_nodelay(true).unwrap();
         let mut session = Session { stream, client_id: String::new(), subscribed: Vec::new() };
         let (kind, body) = session.packet().await.expect("the client says CONNECT");
