@@ -8,4 +8,4 @@ pub mod hand;
 pub mod world;
 
 pub use hand::Hand;
-pub use world::{Peer, World};
+pub use world::{Peer, Weather, World};

@@ -12,7 +12,7 @@ use fleetkey_coordinator_core::{
 use fleetkey_identity::{FleetCa, FleetRoots, IdentityKey, Role, Validity};
 use fleetkey_wire::{DeviceId, FleetId, Generation, GroupId, KeyId, Millis, Now, Topic};
 use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
+use rand_core::{RngCore as _, SeedableRng};
 
 const START_UNIX_SECONDS: u64 = 1_800_000_000;
 
@@ -32,6 +32,17 @@ pub struct Peer {
     /// Every event it told its applications.
     pub events: Vec<fleetkey_agent_core::Event>,
     subscriptions: BTreeSet<Topic>,
+}
+
+/// How bad the network is. The default is calm: nothing is lost, doubled or overtaken.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weather {
+    /// Of a hundred payloads, so many are lost.
+    pub lost_percent: u32,
+    /// Of a hundred payloads, so many come twice.
+    pub doubled_percent: u32,
+    /// A payload may be overtaken by so many that were sent after it.
+    pub overtaken_by: usize,
 }
 
 /// Everything.
@@ -59,6 +70,8 @@ pub struct World {
     pub refused: Vec<UpRefused>,
     /// Payloads on their way.
     pub wire: VecDeque<(Topic, Vec<u8>)>,
+    /// How bad the network is.
+    pub weather: Weather,
     /// Who may be in which cell, as a broker would have it.
     pub access: BTreeMap<Topic, BTreeSet<DeviceId>>,
     coordinator_identity: IdentityKey,
@@ -100,6 +113,7 @@ impl World {
             events: Vec::new(),
             refused: Vec::new(),
             wire: VecDeque::new(),
+            weather: Weather::default(),
             access: BTreeMap::new(),
             coordinator_identity: identity,
             coordinator_chain: chain,
@@ -274,9 +288,22 @@ impl World {
 
     /// Delivers everything that is on its way, and what that leads to, without time passing.
     pub fn settle(&mut self) {
-        while let Some((topic, payload)) = self.wire.pop_front() {
+        while !self.wire.is_empty() {
+            let among = self.wire.len().min(1 + self.weather.overtaken_by);
+            let at = self.rng.next_u32() as usize % among;
+            let Some((topic, payload)) = self.wire.remove(at) else { return };
+            if self.happens(self.weather.lost_percent) {
+                continue;
+            }
+            if self.happens(self.weather.doubled_percent) {
+                self.wire.push_back((topic, payload.clone()));
+            }
             self.deliver(topic, &payload);
         }
+    }
+
+    fn happens(&mut self, percent: u32) -> bool {
+        percent > 0 && self.rng.next_u32() % 100 < percent
     }
 
     /// Delivers one payload to whoever listens.
@@ -353,7 +380,7 @@ impl World {
         tables.iter().flat_map(|table| self.store.rows(*table).expect("memory does not fail")).collect()
     }
 
-    /// Every device of `group` that is connected holds its newest key, and the coordinator knows.
+    /// Every agent of `group` that is connected holds its newest key, and the coordinator knows.
     ///
     /// # Panics
     ///
@@ -363,14 +390,18 @@ impl World {
         let members: Vec<_> = self.coordinator.members(group).cloned().collect();
         for member in members {
             let now = self.now;
-            let peer = self.peer(member.device);
-            if !peer.is_connected {
+            let Some(peer) = self.peers.get(&member.device).filter(|peer| peer.is_connected) else {
                 continue;
-            }
+            };
             let shown = peer.agent.status(now);
             let of_group = shown.groups.iter().find(|shown| shown.group == group);
-            let of_group =
-                of_group.unwrap_or_else(|| panic!("{} is not in {group}: {shown:?}", member.device));
+            let of_group = of_group.unwrap_or_else(|| {
+                let online = self.coordinator.is_online(member.device, now);
+                panic!(
+                    "{} is not in {group}: {shown:?}; the coordinator has {member:?}, online {online}",
+                    member.device
+                )
+            });
             assert_eq!(of_group.send.to_string(), status.send, "send of {}", member.device);
             assert_eq!(of_group.oldest.to_string(), status.oldest, "oldest of {}", member.device);
             assert_eq!(

@@ -277,3 +277,17 @@ fn rule_5_replayed_and_swapped_frames_move_nobody() {
     }
     world.assert_current(group);
 }
+
+#[test]
+fn a_device_that_says_hello_without_end_is_left_unheard_for_a_while() {
+    let (mut world, devices, group) = at_rest(13);
+    let mut hand = Hand::of(&mut world, devices[0]);
+    hand.connect(&mut world);
+    let hello =
+        UpBody::Hello(fleetkey_wire::Hello { generation: fleetkey_wire::Generation(1), cells: vec![] });
+    while hand.say(&mut world, &hello).is_ok() {}
+    refused(&mut world, "too_many_hellos", |world| hand.say(world, &hello));
+    world.run_for(10_000);
+    hand.connect(&mut world);
+    assert!(world.coordinator.group_status(group, world.now).is_some());
+}

@@ -2,7 +2,7 @@
 
 use fleetkey_agent_core::CannotOpen;
 use fleetkey_coordinator_core::{Event, Policy};
-use fleetkey_tests::World;
+use fleetkey_tests::{Weather, World};
 use fleetkey_wire::{DeviceId, GroupId, Reason};
 
 fn seal(world: &mut World, by: DeviceId, group: GroupId, text: &[u8]) -> Vec<u8> {
@@ -206,4 +206,58 @@ fn cells_heal_through_their_members_updates() {
     world.run_for(5_000);
     world.assert_current(group);
     assert_eq!(world.refused, vec![]);
+}
+
+#[test]
+fn rule_3_every_reachable_member_ends_with_the_current_key_once_faults_stop() {
+    for seed in 100..106 {
+        let mut world = World::new(seed);
+        let devices = world.enroll(16);
+        let policy = Policy { cell_capacity: 8, rotation_interval_seconds: 120, ..Policy::default() };
+        let group = world.group("meters", policy, &devices);
+        world.weather = Weather { lost_percent: 30, doubled_percent: 20, overtaken_by: 5 };
+        // Churn in bad weather, with crashes on both sides.
+        for round in 0..6 {
+            let late = world.enroll(1);
+            world.add(group, &late);
+            match round % 3 {
+                0 => world.revoke(&devices[round..=round]),
+                1 => world.restart_coordinator(),
+                _ => {
+                    world.disconnect(devices[10 + round]);
+                    world.restart(devices[9]);
+                }
+            }
+            world.run_for(20_000);
+        }
+        // The weather clears, and everybody is reachable.
+        world.weather = Weather::default();
+        for device in world.peers.keys().copied().collect::<Vec<_>>() {
+            if !world.peer(device).is_connected {
+                world.connect(device);
+            }
+        }
+        world.run_for(1_800_000);
+        world.assert_current(group);
+        let status = world.coordinator.group_status(group, world.now).expect("there");
+        assert_eq!((status.members, status.wanted, status.stragglers), (20, 0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_lost_welcome_is_sent_again() {
+    let mut world = World::new(20);
+    let devices = world.enroll(8);
+    let policy = Policy { cell_capacity: 8, rotation_interval_seconds: 0, ..Policy::default() };
+    let group = world.group("meters", policy, &devices);
+    let late = world.enroll(1)[0];
+    world.coordinator.add_members(group, &[late], world.now, &mut world.rng).expect("can be added");
+    world.perform();
+    world.settle();
+    world.weather = Weather { lost_percent: 100, ..Weather::default() };
+    world.run_for(2_000);
+    world.weather = Weather::default();
+    world.run_for(60_000);
+    world.assert_current(group);
+    assert_eq!(world.coordinator.group_status(group, world.now).expect("there").members, 9);
 }

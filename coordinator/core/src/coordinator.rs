@@ -206,7 +206,7 @@ impl Coordinator {
         rng: &mut dyn CryptoRngCore,
     ) -> Result<(), UpRefused> {
         match body {
-            UpBody::Hello(hello) => self.handle_hello(device, &hello, counter, is_fresh, now),
+            UpBody::Hello(hello) => self.handle_hello(device, &hello, counter, is_fresh, now)?,
             UpBody::KeyPackages { suite, packages } => {
                 self.handle_key_packages(device, suite, packages, now)?
             }
@@ -236,8 +236,18 @@ impl Coordinator {
         Ok(())
     }
 
-    fn handle_hello(&mut self, id: DeviceId, hello: &Hello, counter: u64, is_fresh: bool, now: Now) {
-        let Some(device) = self.devices.get_mut(&id) else { return };
+    fn handle_hello(
+        &mut self,
+        id: DeviceId,
+        hello: &Hello,
+        counter: u64,
+        is_fresh: bool,
+        now: Now,
+    ) -> Result<(), UpRefused> {
+        let device = self.devices.get_mut(&id).ok_or(UpRefused::UnknownDevice { device: id })?;
+        if !device.may_hello(now) {
+            return Err(UpRefused::TooManyHellos { device: id });
+        }
         let timing = self.context.setup.timing;
         device.say(
             &mut self.context,
@@ -261,7 +271,7 @@ impl Coordinator {
             let shown = Shown { cell: shown, is_fresh };
             group.catch_up(&mut self.context, &mut self.devices, id, &shown, now);
         }
-        let Some(device) = self.devices.get_mut(&id) else { return };
+        let Some(device) = self.devices.get_mut(&id) else { return Ok(()) };
         for stranger in hello.cells.iter().map(|shown| shown.cell).filter(|cell| !known.contains(cell)) {
             let group = GroupId::from_bytes([0; 16]);
             let reason = DismissReason::NotAMember;
@@ -270,6 +280,7 @@ impl Coordinator {
         if groups.is_empty() {
             device.refill(&mut self.context, Suite::default(), now);
         }
+        Ok(())
     }
 
     fn handle_key_packages(

@@ -16,6 +16,10 @@ const ASK_AGAIN_MILLISECONDS: u64 = 5_000;
 /// "Hello again" and the like are said to one device at most this often.
 const NUDGE_MILLISECONDS: u64 = 500;
 
+/// Hellos of one device that are answered in a row, and how long until one more is.
+const HELLOS_IN_A_ROW: u64 = 16;
+const HELLO_MILLISECONDS: u64 = 500;
+
 /// One enrolled device.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -32,6 +36,8 @@ pub(crate) struct Device {
     stock: BTreeMap<Suite, BTreeMap<u64, Vec<u8>>>,
     asked: BTreeMap<Suite, Millis>,
     nudged: Option<Millis>,
+    /// When the hellos answered so far will all be forgotten.
+    hellos_until: Millis,
 }
 
 impl Device {
@@ -46,6 +52,7 @@ impl Device {
             stock: BTreeMap::new(),
             asked: BTreeMap::new(),
             nudged: None,
+            hellos_until: Millis::default(),
         }
     }
 
@@ -97,6 +104,16 @@ impl Device {
             self.heard = Some(now.mono);
         }
         opened
+    }
+
+    /// Whether one more hello may be answered: a device that says it without end is left unheard now and then.
+    pub(crate) fn may_hello(&mut self, now: Now) -> bool {
+        let until = self.hellos_until.max(now.mono).plus(HELLO_MILLISECONDS);
+        let may = until.since(now.mono) <= HELLOS_IN_A_ROW * HELLO_MILLISECONDS;
+        if may {
+            self.hellos_until = until;
+        }
+        may
     }
 
     /// Says something to the device that need not survive a crash.

@@ -46,6 +46,12 @@ pub enum UpRefused {
         /// What it was.
         body: &'static str,
     },
+    /// It says hello again and again.
+    #[error("device {device} says hello too often")]
+    TooManyHellos {
+        /// The device.
+        device: DeviceId,
+    },
     /// It speaks of a group that the device is not in.
     #[error("device {device} is not in group {group}")]
     NotAMember {
@@ -132,6 +138,7 @@ impl Named for UpRefused {
             Self::Quarantined { .. } => "quarantined_device",
             Self::Link { why, .. } => why.name(),
             Self::NotFresh { .. } => "not_fresh",
+            Self::TooManyHellos { .. } => "too_many_hellos",
             Self::NotAMember { .. } => "not_a_member",
             Self::NotInCell { .. } => "not_in_cell",
             Self::KeyEpochNotLive { .. } => "key_epoch_not_live",

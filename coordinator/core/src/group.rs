@@ -133,6 +133,9 @@ pub(crate) struct Group {
     ready: BTreeSet<DeviceId>,
     /// Members that lost their state, with a key package in stock.
     afresh: BTreeSet<DeviceId>,
+    /// Wanted devices, and members that lost their state, without a key package in stock.
+    lacking: BTreeSet<DeviceId>,
+    ask_again: Option<admit::AskAgain>,
     window_until: Option<Millis>,
     in_flight: Option<InFlight>,
     resend: Option<resend::Resend>,
@@ -149,6 +152,8 @@ impl Group {
             acknowledged: 0,
             ready: BTreeSet::new(),
             afresh: BTreeSet::new(),
+            lacking: BTreeSet::new(),
+            ask_again: None,
             window_until: None,
             in_flight: None,
             resend: None,
@@ -266,7 +271,12 @@ impl Group {
         let resend = self.resend.as_ref().map(|resend| resend.at);
         let renewals =
             self.cells.values().filter_map(|cell| cell.renewal.as_ref()).map(|renewal| renewal.until);
-        window.into_iter().chain(resend).chain(renewals).min()
+        window
+            .into_iter()
+            .chain(resend)
+            .chain(self.ask_again.as_ref().map(|ask| ask.at))
+            .chain(renewals)
+            .min()
     }
 
     /// Does what is due.
@@ -280,6 +290,7 @@ impl Group {
         if self.in_flight.as_ref().is_some_and(|flight| flight.until <= now.mono) {
             self.end_flight();
         }
+        self.ask_again_on_time(context, devices, now);
         self.admit(context, devices, now, rng);
         self.rotate_on_time(context, devices, now, rng);
         self.renew_on_time(context, devices, now, rng);

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleetkey_wire::{CellId, DeviceId, Now, Reason};
+use fleetkey_wire::{CellId, DeviceId, DownBody, Millis, Now, Reason};
 use rand_core::CryptoRngCore;
 
 use super::commit::{CellPlan, Failed, Rekey};
@@ -17,8 +17,23 @@ use crate::records::{MemberRecord, Place};
 
 /// Joins in one commit of a cell whose members must take the frame: keeps it below 16 KiB.
 const JOINS_PER_COMMIT: usize = 24;
+/// Those who owe a key package are asked again after this long at first; it doubles each time.
+const ASK_AGAIN_MILLISECONDS: u64 = 15_000;
 /// Joins in one rekey: keeps the writer free for a revocation.
 const JOINS_PER_REKEY: usize = 512;
+
+/// When those who owe a key package are asked again.
+#[derive(Debug)]
+pub(crate) struct AskAgain {
+    pub(super) at: Millis,
+    wait_milliseconds: u64,
+}
+
+impl AskAgain {
+    fn after(now: Now, wait_milliseconds: u64) -> Self {
+        Self { at: now.mono.plus(wait_milliseconds), wait_milliseconds }
+    }
+}
 
 impl Group {
     /// Takes a device in as soon as that can be. Whether it is new here.
@@ -90,14 +105,43 @@ impl Group {
         }
         if device.stock_of(suite) == 0 {
             device.refill(context, suite, now);
+            if self.lacking.insert(id) {
+                self.ask_again = Some(AskAgain::after(now, ASK_AGAIN_MILLISECONDS));
+            }
             return;
         }
+        self.lacking.remove(&id);
         match member.record.place {
             Place::Wanted => self.ready.insert(id),
             Place::In { .. } => self.afresh.insert(id),
         };
         let window = u64::from(self.record.policy.rekey_window_milliseconds);
         self.window_until.get_or_insert(now.mono.plus(window));
+    }
+
+    /// Asks those again that owe a key package: the request, or the answer, may be lost. Those not heard since this
+    /// start are asked to say hello.
+    pub(super) fn ask_again_on_time(&mut self, context: &mut Context, devices: &mut Devices, now: Now) {
+        let Some(ask) = self.ask_again.take_if(|ask| ask.at <= now.mono) else { return };
+        let suite = self.record.policy.suite;
+        let group = self.record.id;
+        let members = &self.members;
+        self.lacking.retain(|id| {
+            let is_wanted = members.get(id).is_some_and(|member| member.cell().is_none());
+            devices.get(id).is_some_and(|device| is_wanted || device.lost.contains(&group))
+        });
+        for device in &self.lacking {
+            let Some(device) = devices.get_mut(device).filter(|device| device.may_join()) else { continue };
+            if device.heard.is_none() {
+                device.nudge(context, &DownBody::HelloAgain, now);
+            } else if device.is_online(context, now) {
+                device.refill(context, suite, now);
+            }
+        }
+        if !self.lacking.is_empty() {
+            let wait = (ask.wait_milliseconds * 2).min(context.setup.timing.resend_max_milliseconds);
+            self.ask_again = Some(AskAgain::after(now, wait));
+        }
     }
 
     /// Lets in whoever is ready, when their time has come.

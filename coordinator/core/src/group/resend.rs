@@ -5,10 +5,11 @@
 
 use std::ops::Bound;
 
-use fleetkey_wire::{DeviceId, DownBody, Millis, Now};
+use fleetkey_wire::{CellId, DeviceId, DownBody, Millis, Now};
 
-use super::{Devices, Group};
+use super::{Devices, Group, Member};
 use crate::context::Context;
+use crate::device::Device;
 use crate::effects::Event;
 
 /// Stragglers that one step of a sweep sends to.
@@ -23,13 +24,19 @@ pub(crate) struct Resend {
     pub(super) at: Millis,
     /// How long after this sweep the next one begins.
     wait_milliseconds: u64,
+    /// Whether it is the first since the newest statement.
+    is_first: bool,
     /// Where the last step ended.
     cursor: Option<DeviceId>,
 }
 
 impl Resend {
     pub(super) fn first(now: Now, wait_milliseconds: u64) -> Self {
-        Self { at: now.mono.plus(wait_milliseconds), wait_milliseconds, cursor: None }
+        Self { at: now.mono.plus(wait_milliseconds), wait_milliseconds, is_first: true, cursor: None }
+    }
+
+    fn next(now: Now, wait_milliseconds: u64) -> Self {
+        Self { is_first: false, ..Self::first(now, wait_milliseconds) }
     }
 }
 
@@ -52,22 +59,7 @@ impl Group {
                 break;
             }
             last = Some(*id);
-            if device.heard.is_none() {
-                device.nudge(context, &DownBody::HelloAgain, now);
-                sent += 1;
-            } else if device.is_online(context, now)
-                && let Some(cell) = self.cells.get(&cell)
-            {
-                for key in self.live_keys().filter(|key| {
-                    key.statement.statement().key_epoch > member.record.confirmed
-                        || key.statement.digest().short() == newest
-                }) {
-                    let frame = self.statement_frame(context, &cell.managed, key).encode();
-                    device.say(context, &DownBody::CellFrame { cell: cell.id(), frame });
-                }
-                context.event(Event::Resent { group: self.record.id, device: *id });
-                sent += 1;
-            }
+            sent += usize::from(self.remind(context, device, member, cell, resend.is_first, now));
         }
         let timing = &context.setup.timing;
         if sent == PER_STEP {
@@ -75,8 +67,45 @@ impl Group {
             resend.at = now.mono.plus(STEP_MILLISECONDS);
         } else {
             let wait = resend.wait_milliseconds.max(timing.resend_milliseconds / 2) * 2;
-            resend = Resend::first(now, wait.min(timing.resend_max_milliseconds));
+            resend = Resend::next(now, wait.min(timing.resend_max_milliseconds));
         }
         self.resend = Some(resend);
+    }
+
+    /// Reminds one straggler of the newest statement. Whether there was anything to say to it.
+    fn remind(
+        &self,
+        context: &mut Context,
+        device: &mut Device,
+        member: &Member,
+        cell: CellId,
+        is_first: bool,
+        now: Now,
+    ) -> bool {
+        let id = device.id();
+        if device.heard.is_none() {
+            device.nudge(context, &DownBody::HelloAgain, now);
+            return true;
+        }
+        let Some(cell) = self.cells.get(&cell).filter(|_| device.is_online(context, now)) else {
+            return false;
+        };
+        if cell.welcomes.contains_key(&id) {
+            // It is still coming in, which takes a slow device a while. Then: where does it stand?
+            if !is_first {
+                device.nudge(context, &DownBody::RequestHello, now);
+            }
+            return !is_first;
+        }
+        let newest = self.newest_digest();
+        for key in self.live_keys() {
+            let is_new = key.statement.statement().key_epoch > member.record.confirmed;
+            if is_new || key.statement.digest().short() == newest {
+                let frame = self.statement_frame(context, &cell.managed, key).encode();
+                device.say(context, &DownBody::CellFrame { cell: cell.id(), frame });
+            }
+        }
+        context.event(Event::Resent { group: self.record.id, device: id });
+        true
     }
 }
