@@ -71,7 +71,7 @@ impl Device {
     /// Whether it was heard lately enough to be worth waiting for.
     pub(crate) fn is_online(&self, context: &Context, now: Now) -> bool {
         let longest = u64::from(context.setup.timing.hello_interval_seconds) * 2_500;
-        self.heard.is_some_and(|heard| now.mono.since(heard) <= longest)
+        !self.is_revoked() && self.heard.is_some_and(|heard| now.mono.since(heard) <= longest)
     }
 
     /// What only this device and the coordinator share.

@@ -391,10 +391,6 @@ impl Group {
             cells: self.cells.len(),
             members: self.placed,
         });
-        tracing::info!(
-            group = %self.record.id, key_epoch = %statement.key_epoch, %reason, cells = self.cells.len(),
-            members = self.placed, "rekeyed"
-        );
     }
 }
 
