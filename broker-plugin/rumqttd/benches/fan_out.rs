@@ -7,6 +7,8 @@
 //! Broker, publisher and subscribers share this process and its cores; every subscriber is a TCP connection of its
 //! own. Rounds of the two fan-outs alternate, so that both see the same machine.
 
+#![expect(clippy::print_stdout, reason = "what it prints is its result")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
-use fleetkey_identity::Role;
+use fleetkey_identity::{Identity, Role};
 use fleetkey_policy::{Denied, Party};
 use fleetkey_wire::FleetId;
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{BrokerError, Identify, Listener};
@@ -75,6 +77,7 @@ impl Acceptor {
         }
     }
 
+    /// The stages are boxed one by one: what a handshake needs is not kept for as long as the connection lives.
     async fn serve(self: Arc<Self>, hub: Arc<Hub>, stream: TcpStream, peer: SocketAddr) {
         let open = Open::new(&hub);
         if open.count > (hub.limits.max_connections + RESERVED_CONNECTIONS) as u64 {
@@ -82,38 +85,45 @@ impl Acceptor {
         }
         // Messages are small and must not wait for each other.
         let _ = stream.set_nodelay(true);
-        let stop = hub.stop.clone();
+        match Box::pin(hub.stop.run_until_cancelled(self.establish(&hub, stream, peer))).await.flatten() {
+            Some(Established::Plain(connection)) => Box::pin(connection.run()).await,
+            Some(Established::Tls(connection)) => Box::pin(connection.run()).await,
+            None => {}
+        }
+    }
+
+    async fn establish(&self, hub: &Arc<Hub>, stream: TcpStream, peer: SocketAddr) -> Option<Established> {
         let Some(tls) = &self.tls else {
-            if let Some(Some(connection)) = stop.run_until_cancelled(admit(&hub, stream, peer, None)).await {
-                connection.run().await;
-            }
-            return;
+            return admit(hub, stream, peer, None)
+                .await
+                .map(|connection| Established::Plain(Box::new(connection)));
         };
-        let handshake = tokio::time::timeout(hub.limits.handshake_timeout, tls.accept(stream));
-        let stream = match stop.run_until_cancelled(handshake).await {
-            None => return,
-            Some(Err(_)) => return hub.refused(&peer, &Refusal::TlsTimeout),
-            Some(Ok(Err(error))) => {
+        let stream = match tokio::time::timeout(hub.limits.handshake_timeout, tls.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
-                return hub.refused(&peer, &Refusal::TlsHandshake);
+                hub.refused(&peer, &Refusal::TlsHandshake);
+                return None;
             }
-            Some(Ok(Ok(stream))) => stream,
+            Err(_) => {
+                hub.refused(&peer, &Refusal::TlsTimeout);
+                return None;
+            }
         };
         let party = match self.identify {
             Identify::ClientId => None,
             Identify::ClientCertificate => {
-                let certificates = stream.get_ref().1.peer_certificates();
-                Some(
-                    fleetkey_identity::tls::peer_identity(certificates)
-                        .map_err(|_| Refusal::BadCertificate)
-                        .and_then(|identity| party(&identity.role, identity.fleet, hub.fleet)),
-                )
+                Some(certified_party(stream.get_ref().1.peer_certificates(), hub.fleet))
             }
         };
-        if let Some(Some(connection)) = stop.run_until_cancelled(admit(&hub, stream, peer, party)).await {
-            connection.run().await;
-        }
+        admit(hub, stream, peer, party).await.map(|connection| Established::Tls(Box::new(connection)))
     }
+}
+
+/// A client that was let in.
+enum Established {
+    Plain(Box<Connection<TcpStream>>),
+    Tls(Box<Connection<TlsStream<TcpStream>>>),
 }
 
 /// Counts a connection for as long as it lives.
@@ -141,7 +151,10 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn party(role: &Role, fleet: FleetId, own: FleetId) -> Result<Party, Refusal> {
+/// Who the certificate says it is; the handshake has checked that it may say so.
+fn certified_party(certificates: Option<&[CertificateDer<'_>]>, own: FleetId) -> Result<Party, Refusal> {
+    let Identity { fleet, role, .. } =
+        fleetkey_identity::tls::peer_identity(certificates).map_err(|_| Refusal::BadCertificate)?;
     if fleet != own {
         return Err(Denied::OtherFleet { fleet }.into());
     }
@@ -149,7 +162,7 @@ fn party(role: &Role, fleet: FleetId, own: FleetId) -> Result<Party, Refusal> {
         Role::Coordinator { .. } => Party::Coordinator,
         Role::Broker => Party::Broker,
         Role::Operator { .. } => Party::Operator,
-        Role::Device(device) => Party::Device(*device),
+        Role::Device(device) => Party::Device(device),
     })
 }
 
@@ -289,4 +302,37 @@ fn accept(
         return Err(Refusal::AuthenticationMethod);
     }
     hub.attach(party, connect.client_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetkey_policy::{CellAccess, PolicyHandle, PolicyState};
+
+    use super::*;
+    use crate::{FanOutKind, Limits, fan_out};
+
+    const FLEET: FleetId = FleetId::from_bytes([1; 16]);
+
+    #[tokio::test]
+    async fn what_a_connection_keeps_is_small() {
+        let limits = Limits::default();
+        let policy = PolicyHandle::new(PolicyState::new(FLEET, CellAccess::AnyDevice));
+        let fan_out = fan_out::start(FanOutKind::ExactMap, FLEET, &limits).unwrap();
+        let hub = Arc::new(Hub::new(FLEET, limits, policy, fan_out));
+        let listener = Listener::insecure_loopback("127.0.0.1:0".parse().unwrap());
+        let acceptor = Arc::new(Acceptor::bind(&listener).unwrap());
+        let address = acceptor.local_addr().unwrap();
+        let session = hub.attach(Party::Coordinator, "coordinator").unwrap();
+        let terms = Terms {
+            version: Version::V4,
+            keep_alive: Duration::from_secs(1),
+            receive_maximum: 1,
+            max_packet_bytes: 1,
+        };
+        let link = Link::new(TcpStream::connect(address).await.unwrap());
+        let connection = Connection::new(hub.clone(), session, link, &terms);
+        let task = acceptor.serve(hub, TcpStream::connect(address).await.unwrap(), address);
+        let [task, run] = [std::mem::size_of_val(&task), std::mem::size_of_val(&connection.run())];
+        assert!(task <= 1024 && run <= 2048, "the task takes {task} bytes, what it runs {run}");
+    }
 }

@@ -99,7 +99,8 @@ impl<S: Stream> Connection<S> {
         if self.version == Version::V5 {
             self.link.write(disconnect(code));
         }
-        self.link.finish(GOODBYE).await;
+        // Boxed, for it is not needed before the end.
+        Box::pin(self.link.finish(GOODBYE)).await;
     }
 
     async fn turn(&mut self) -> Result<(), Close> {
