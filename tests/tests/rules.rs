@@ -17,9 +17,9 @@ fn open(world: &mut World, by: DeviceId, sealed: &[u8]) -> Result<Vec<u8>, Canno
 }
 
 fn statements(world: &World, group: GroupId) -> Vec<Reason> {
-    let of = |event: &Event| match event {
-        Event::Rekeyed { group: of, reason, .. } if *of == group => Some(*reason),
-        _ => None,
+    let of = |event: &Event| {
+        let Event::Rekeyed { group: of, reason, .. } = event else { return None };
+        (*of == group).then_some(*reason)
     };
     world.events.iter().filter_map(of).collect()
 }
