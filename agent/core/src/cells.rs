@@ -3,16 +3,31 @@
 //! They come on the cell's topic, or once more on `down`: the same rules hold, because what makes a cell frame genuine
 //! is inside it.
 
-use fleetkey_mls::{MemberCell, Processed};
+use fleetkey_mls::{CellContext, MemberCell, Processed};
 use fleetkey_wire::frame::StatementAndWrap;
 use fleetkey_wire::wrap::{self, WrapContext};
-use fleetkey_wire::{CellFrame, CellId, GroupId, GroupSecret, Millis, SignedStatement};
+use fleetkey_wire::{CellFrame, CellId, GroupId, GroupSecret, Kek, Millis, SignedStatement};
 
 use crate::agent::{Agent, Group};
 use crate::effects::{Effects, Event, Output, RemovedBecause};
 use crate::group::{Applied, GroupKeys};
 use crate::refused::Refused;
 use crate::stored::{EntryKey, encode};
+
+/// What opens the wraps of one cell epoch.
+pub(crate) struct Epoch {
+    group: GroupId,
+    context: WrapContext,
+    kek: Kek,
+}
+
+impl Epoch {
+    pub(crate) fn of(member: &MemberCell) -> Self {
+        let CellContext { fleet, group, cell } = *member.context();
+        let context = WrapContext { fleet, cell, cell_epoch: member.epoch(), suite: member.suite() };
+        Self { group, context, kek: member.kek() }
+    }
+}
 
 impl Agent {
     pub(crate) fn receive_cell_frame(
@@ -33,22 +48,26 @@ impl Agent {
             return Err(Refused::AheadCellEpoch { cell, got, current });
         }
         let group = member.context().group;
-        let mut after = member.clone();
+        let mut epoch = Epoch::of(member);
+        let mut after = None;
         if let Some(commit) = &frame.commit {
+            let mut member = member.clone();
             let keys = [self.coordinator.public_key()];
-            match after.process(&commit.covered_updates, &commit.commit, &keys)? {
+            match member.process(&commit.covered_updates, &commit.commit, &keys)? {
                 Processed::Advanced { .. } => {}
                 Processed::Removed => {
                     self.forget_group(group, RemovedBecause::Commit, effects);
                     return Ok(());
                 }
             }
+            epoch = Epoch::of(&member);
+            after = Some(member);
         }
         let rekey = match &frame.rekey {
-            Some(rekey) => Some(self.open_rekey(&after, rekey, None, effects)?),
+            Some(rekey) => Some(self.open_rekey(&epoch, rekey, None, effects)?),
             None => None,
         };
-        if frame.commit.is_some() {
+        if let Some(after) = after {
             effects.writes.put(EntryKey::Cell(cell).to_string(), after.snapshot());
             self.cells.insert(cell, after);
         }
@@ -67,18 +86,18 @@ impl Agent {
         connection.ask_for_hello(self.paces.ahead.next(now));
     }
 
-    /// Checks a statement and opens its wrap under the epoch of `member`, for a group whose keys are `keys`, or the
-    /// ones held when that is `None`. A statement that contradicts what is held is kept as evidence.
+    /// Checks a statement and opens its wrap under a cell's epoch, for a group whose keys are `keys`, or the ones held
+    /// when that is `None`. A statement that contradicts what is held is kept as evidence.
     pub(crate) fn open_rekey(
         &mut self,
-        member: &MemberCell,
+        epoch: &Epoch,
         rekey: &StatementAndWrap,
         keys: Option<&GroupKeys>,
         effects: &mut Effects,
     ) -> Result<(SignedStatement, GroupSecret), Refused> {
         let coordinator = &self.coordinator;
         let signed = SignedStatement::verify(&rekey.statement, self.fleet, |id| coordinator.key_of(id))?;
-        let group = member.context().group;
+        let group = epoch.group;
         let held = self.groups.get(&group).map(|group| &group.keys);
         let keys = keys.or(held).ok_or(Refused::UnknownGroup { group })?;
         if let Err(refused) = keys.check(signed.statement()) {
@@ -89,13 +108,7 @@ impl Agent {
             }
             return Err(refused);
         }
-        let context = WrapContext {
-            fleet: self.fleet,
-            cell: member.context().cell,
-            cell_epoch: member.epoch(),
-            suite: member.suite(),
-        };
-        let secret = wrap::open(&context, &member.kek(), &signed, &rekey.wrap)?;
+        let secret = wrap::open(&epoch.context, &epoch.kek, &signed, &rekey.wrap)?;
         Ok((signed, secret))
     }
 

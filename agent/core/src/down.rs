@@ -9,6 +9,7 @@ use fleetkey_wire::{
 use rand_core::CryptoRngCore;
 
 use crate::agent::{Agent, Group};
+use crate::cells::Epoch;
 use crate::certificate::CoordinatorCertificate;
 use crate::effects::{Effects, Event, Output, RemovedBecause};
 use crate::group::GroupKeys;
@@ -170,9 +171,10 @@ impl Agent {
         keys.name.clone_from(&welcome.group_name);
         keys.cell = cell;
         keys.suite = suite;
+        let epoch = Epoch::of(member);
         let mut activated = None;
         for rekey in &welcome.statements {
-            match self.open_rekey(member, rekey, Some(&keys), effects) {
+            match self.open_rekey(&epoch, rekey, Some(&keys), effects) {
                 Ok((signed, secret)) => {
                     activated = keys.apply(&signed, secret, now).activated.or(activated);
                 }

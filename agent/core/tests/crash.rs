@@ -1,5 +1,6 @@
 //! Power is lost at any point: before a transaction is stored, and after that but before anything is said. And rule 6:
 //! a confirmation leaves only when the secret is stored.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
@@ -99,9 +100,9 @@ impl Stage {
         let heard = self.fleet.hear(&mut self.device);
         heard
             .into_iter()
-            .find_map(|frame| match frame.body {
-                UpBody::KeyPackages { mut packages, .. } => Some(packages.remove(0)),
-                _ => None,
+            .find_map(|frame| {
+                let UpBody::KeyPackages { mut packages, .. } = frame.body else { return None };
+                Some(packages.remove(0))
             })
             .expect("key packages were sent")
     }
@@ -121,9 +122,9 @@ fn live(crash: Option<(usize, Moment)>) -> (usize, Status) {
     let cell = group.id_of_cell();
     stage.fleet.hear(&mut stage.device);
     stage.deliver(&group, &Delivery::Down(DownBody::RequestUpdate { cell }));
-    let updates = stage.fleet.hear(&mut stage.device).into_iter().filter_map(|frame| match frame.body {
-        UpBody::Update { proposal, .. } => Some((stage.device.id, proposal)),
-        _ => None,
+    let updates = stage.fleet.hear(&mut stage.device).into_iter().filter_map(|frame| {
+        let UpBody::Update { proposal, .. } = frame.body else { return None };
+        Some((stage.device.id, proposal))
     });
     let updates: Vec<_> = updates.collect();
     assert_eq!(updates.len(), 1);
@@ -196,13 +197,11 @@ fn is_confirmed(stage: &mut Stage, group: &Group, key_epoch: KeyEpoch) -> bool {
         commitment,
         device: stage.device.id,
     };
-    stage.fleet.hear(&mut stage.device).iter().any(|frame| match &frame.body {
-        UpBody::Confirm { key_epoch: got, proof, .. } => {
-            frame.fresh
-                && *got == key_epoch
-                && confirmation.holds(&stage.device.pairwise, &group.secrets[&key_epoch], proof)
-        }
-        _ => false,
+    stage.fleet.hear(&mut stage.device).iter().any(|frame| {
+        let UpBody::Confirm { key_epoch: got, proof, .. } = &frame.body else { return false };
+        frame.fresh
+            && *got == key_epoch
+            && confirmation.holds(&stage.device.pairwise, &group.secrets[&key_epoch], proof)
     })
 }
 

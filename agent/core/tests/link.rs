@@ -1,4 +1,5 @@
 //! Hellos, answers, silence, and the coordinator's certificate.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
@@ -32,9 +33,9 @@ fn a_hello_is_said_when_nothing_more_can_be_missed() {
     let topics: Vec<_> = effects
         .outputs
         .iter()
-        .map(|output| match output {
-            Output::Subscribe { topic } => *topic,
-            other => panic!("{other:?}"),
+        .map(|output| {
+            let Output::Subscribe { topic } = output else { panic!("{output:?}") };
+            *topic
         })
         .collect();
     assert_eq!(topics, [device.cell_topic(group.id_of_cell()), device.down_topic()]);
@@ -319,7 +320,7 @@ fn a_coordinator_certificate_only_ever_gets_newer() {
     assert_eq!(say(&fleet, &mut device, vec![operator]), Err("not_the_coordinators_certificate"));
     assert_eq!(say(&fleet, &mut device, newer.clone()), Ok(()));
     assert!(device.events.contains(&Event::CertificateUpdated { generation: Generation(3) }));
-    assert_eq!(say(&fleet, &mut device, first.clone()), Err("lower_generation"));
+    assert_eq!(say(&fleet, &mut device, first), Err("lower_generation"));
 
     device.reboot();
     assert_eq!(device.status().generation, Generation(3), "stored, and newer than the provisioned one");

@@ -1,5 +1,6 @@
 //! Rule 7: bad input of any kind is refused by name and counted, and changes nothing. And rule 5: what moves a cell or a
 //! group comes from the coordinator, for this cell, now.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
@@ -278,9 +279,9 @@ fn an_update_that_the_commit_does_not_cover_is_refused_with_it() {
     let mut scene = scene(49);
     let cell = scene.cell();
     scene.fleet.say(&mut scene.b, &DownBody::RequestUpdate { cell }).unwrap();
-    let proposal = scene.fleet.hear(&mut scene.b).into_iter().find_map(|frame| match frame.body {
-        fleetkey_wire::UpBody::Update { proposal, .. } => Some(proposal),
-        _ => None,
+    let proposal = scene.fleet.hear(&mut scene.b).into_iter().find_map(|frame| {
+        let fleetkey_wire::UpBody::Update { proposal, .. } = frame.body else { return None };
+        Some(proposal)
     });
     let committed = scene.group.commit(&scene.fleet, Changes { force_path: true, ..Changes::default() });
     let good = scene.group.frame(&scene.fleet, Some(&committed), None);

@@ -1,4 +1,5 @@
 //! The command itself: its bundle, its socket, its errors, and what survives kill -9.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
@@ -95,7 +96,7 @@ impl Bundle {
         child.wait_with_output().unwrap()
     }
 
-    async fn ask_meanwhile(&self, arguments: &[&str], stdin: &[u8]) -> Output {
+    fn ask_meanwhile(&self, arguments: &[&str], stdin: &[u8]) -> Output {
         tokio::task::block_in_place(|| self.ask(arguments, stdin))
     }
 }
@@ -273,8 +274,7 @@ async fn keys_survive_kill_9() {
     let mut line = Line::accept(&broker, &fleet, &mut device).await;
     line.admit(&mut fleet, &mut device, &mut group).await;
 
-    let sealed =
-        bundle.ask_meanwhile(&["seal", "--group", "pumps", "--context", "c"], b"valve 3 shut\n").await;
+    let sealed = bundle.ask_meanwhile(&["seal", "--group", "pumps", "--context", "c"], b"valve 3 shut\n");
     assert!(sealed.status.success(), "{sealed:?}");
     agent.child.kill().unwrap();
     agent.child.wait().unwrap();
@@ -282,16 +282,15 @@ async fn keys_survive_kill_9() {
     drop(line);
 
     let _agent = tokio::task::block_in_place(|| bundle.start());
-    let opened = bundle.ask_meanwhile(&["open", "--context", "c", "--verbose"], &sealed.stdout).await;
+    let opened = bundle.ask_meanwhile(&["open", "--context", "c", "--verbose"], &sealed.stdout);
     assert_eq!(opened.stdout, b"valve 3 shut\n", "{opened:?}");
     assert!(String::from_utf8(opened.stderr).unwrap().contains(&device.id.to_string()));
-    let refused = bundle.ask_meanwhile(&["open", "--context", "d"], &sealed.stdout).await;
+    let refused = bundle.ask_meanwhile(&["open", "--context", "d"], &sealed.stdout);
     assert!(one_line(&refused).contains("does not open"));
-    let keys = bundle.ask_meanwhile(&["keys", "--json"], b"").await;
+    let keys = bundle.ask_meanwhile(&["keys", "--json"], b"");
     let keys: serde_json::Value = serde_json::from_slice(&keys.stdout).unwrap();
     assert_eq!(keys[0]["send"], group.send.to_string());
-    let key =
-        bundle.ask_meanwhile(&["keys", "--group", "pumps", "--label", "l", "--length", "16"], b"").await;
+    let key = bundle.ask_meanwhile(&["keys", "--group", "pumps", "--label", "l", "--length", "16"], b"");
     let expected =
         group.secrets[&group.send].app_key("l", b"", fleetkey_wire::keys::AppKeyLength::new(16).unwrap());
     assert_eq!(String::from_utf8(key.stdout).unwrap().trim(), hex::encode(&*expected));
@@ -300,7 +299,7 @@ async fn keys_survive_kill_9() {
     let frame = group.rekey_frame(&mut fleet);
     line.session.publish(&device.cell_topic(group.id_of_cell()).to_string(), &frame).await;
     line.until_confirmed(&fleet, &mut device, &group).await;
-    let status = bundle.ask_meanwhile(&["status"], b"").await;
+    let status = bundle.ask_meanwhile(&["status"], b"");
     assert!(String::from_utf8(status.stdout).unwrap().contains(&group.send.to_string()));
 }
 
@@ -319,20 +318,20 @@ async fn a_signed_message_opens_with_its_senders_certificate() {
         parties.push((bundle, agent, line));
     }
     let (a, b) = (&parties[0].0, &parties[1].0);
-    let sealed = a.ask_meanwhile(&["seal", "--group", &group.id.to_string(), "--sign"], b"by a").await;
-    assert!(one_line(&b.ask_meanwhile(&["open"], &sealed.stdout).await).contains("signed by"));
+    let sealed = a.ask_meanwhile(&["seal", "--group", &group.id.to_string(), "--sign"], b"by a");
+    assert!(one_line(&b.ask_meanwhile(&["open"], &sealed.stdout)).contains("signed by"));
     let certificate = a.path("device.crt");
     let sender = ["open", "--sender", certificate.to_str().unwrap()];
-    assert_eq!(b.ask_meanwhile(&sender, &sealed.stdout).await.stdout, b"by a");
-    assert!(is_wrong_key(b, &sealed.stdout).await);
+    assert_eq!(b.ask_meanwhile(&sender, &sealed.stdout).stdout, b"by a");
+    assert!(is_wrong_key(b, &sealed.stdout));
 }
 
 /// A certificate of somebody outside the fleet is of no use.
-async fn is_wrong_key(bundle: &Bundle, sealed: &[u8]) -> bool {
+fn is_wrong_key(bundle: &Bundle, sealed: &[u8]) -> bool {
     let mut stranger = Fleet::new(27);
     let device = stranger.device();
     let theirs = Bundle::write(&stranger, &device, NOWHERE);
     let path: &Path = &theirs.path("device.crt");
-    let refused = bundle.ask_meanwhile(&["open", "--sender", path.to_str().unwrap()], sealed).await;
+    let refused = bundle.ask_meanwhile(&["open", "--sender", path.to_str().unwrap()], sealed);
     one_line(&refused).contains("sender's certificate")
 }

@@ -1,4 +1,5 @@
 //! An agent as a task, over TCP, against a broker and a coordinator made by hand.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
