@@ -1,0 +1,142 @@
+//! The store in memory passes the suite that every store must, and the stored formats stay what they are.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use fleetkey_coordinator_core::records::{
+    AuditRecord, CellRecord, CommitRecord, GroupRecord, KeyPackageRecord, KeyRecord, MetaRecord, OutboxRecord,
+    Outgoing, Record, WelcomeRecord,
+};
+use fleetkey_coordinator_core::{
+    DeviceRecord, MemberRecord, MemoryStore, Place, Policy, Rotation, Row, Standing, Store, StoreError, Table, Write,
+    conformance,
+};
+use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Suite};
+
+/// Several openings of one store.
+#[derive(Clone, Default)]
+struct Shared(Rc<RefCell<MemoryStore>>);
+
+impl Store for Shared {
+    fn rows(&mut self, table: Table) -> Result<Vec<Row>, StoreError> {
+        self.0.borrow_mut().rows(table)
+    }
+
+    fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        self.0.borrow_mut().commit(writes)
+    }
+}
+
+#[test]
+fn the_store_in_memory_passes_the_suite() {
+    let store = Shared::default();
+    conformance::run(|| store.clone());
+}
+
+const GROUP: GroupId = GroupId::from_bytes([0x11; 16]);
+const DEVICE: DeviceId = DeviceId::from_bytes([0x22; 16]);
+const CELL: CellId = CellId::from_bytes([0x33; 16]);
+
+/// Each record as a row: its key, and its value in hex.
+fn rows() -> Vec<(&'static str, Write)> {
+    let key_epoch = KeyEpoch::new(7, 9);
+    let device = |standing| DeviceRecord {
+        id: DEVICE,
+        name: "meter".into(),
+        public_key: [0x44; 32],
+        standing,
+        enrolled_unix_seconds: 1,
+        fresh_joins: 2,
+        last_fresh_join_unix_seconds: 3,
+    };
+    let member = |place| MemberRecord {
+        group: GROUP,
+        device: DEVICE,
+        place,
+        admitted: key_epoch,
+        confirmed: key_epoch,
+        acknowledged: [0x55; 8],
+        confirmed_unix_seconds: 4,
+    };
+    vec![
+        ("meta", MetaRecord { incarnation: 7 }.put()),
+        ("device enrolled", device(Standing::Enrolled).put()),
+        ("device quarantined", device(Standing::Quarantined { unix_seconds: 5 }).put()),
+        ("device revoked", device(Standing::Revoked { unix_seconds: 5, reason: "stolen".into() }).put()),
+        (
+            "group",
+            GroupRecord {
+                id: GROUP,
+                name: "meters".into(),
+                policy: Policy::default(),
+                created_unix_seconds: 1,
+                last_issued: key_epoch,
+                send: key_epoch,
+                oldest: key_epoch,
+                rotation: Some(Rotation::Distributing { since_unix_seconds: 2 }),
+                last_rekey_unix_seconds: 3,
+            }
+            .put(),
+        ),
+        ("group key", KeyRecord { group: GROUP, key_epoch, secret: [0x66; 32], statement: vec![1, 2] }.put()),
+        ("member wanted", member(Place::Wanted).put()),
+        ("member in a cell", member(Place::In { cell: CELL }).put()),
+        (
+            "cell",
+            CellRecord { id: CELL, group: GROUP, last_path_unix_seconds: 1, snapshot: vec![3, 4] }.put(),
+        ),
+        (
+            "commit",
+            CommitRecord { cell: CELL, epoch: CellEpoch(6), authenticator: [0x77; 8], frame: vec![5] }.put(),
+        ),
+        ("welcome", WelcomeRecord { cell: CELL, device: DEVICE, epoch: CellEpoch(7), welcome: vec![6] }.put()),
+        (
+            "key package",
+            KeyPackageRecord { device: DEVICE, number: 8, suite: Suite::ChaCha20Poly1305, key_package: vec![7] }
+                .put(),
+        ),
+        (
+            "outbox cell",
+            OutboxRecord { number: 9, outgoing: Outgoing::Cell { cell: CELL, frame: vec![8] } }.put(),
+        ),
+        ("outbox device", OutboxRecord { number: 9, outgoing: Outgoing::Device { device: DEVICE } }.put()),
+        (
+            "audit",
+            AuditRecord {
+                unix_seconds: 1,
+                number: 2,
+                action: "revoke".into(),
+                subject: "meter".into(),
+                detail: "stolen".into(),
+            }
+            .put(),
+        ),
+    ]
+}
+
+#[test]
+fn stored_formats_stay_what_they_are() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let shown: Vec<String> = rows()
+        .iter()
+        .map(|(name, write)| {
+            let value = write.value.as_ref().map(|value| hex(value)).unwrap_or_default();
+            format!("{name}: {} {} = {value}", write.table.name(), hex(&write.key))
+        })
+        .collect();
+    insta::assert_snapshot!("stored_formats", shown.join("\n"));
+}
+
+#[test]
+fn a_row_of_another_version_or_cut_short_is_refused_by_its_name() {
+    let write = MetaRecord { incarnation: 7 }.put();
+    let value = write.value.expect("a put has a value");
+    let row = |value: &[u8]| Row { table: Table::Meta, key: write.key.clone(), value: value.to_vec().into() };
+    assert_eq!(MetaRecord::read(&row(&value)).expect("reads back"), MetaRecord { incarnation: 7 });
+    let mut later = value.to_vec();
+    later[0] = 2;
+    for bad in [&later[..], &value[..value.len() - 1], &[]] {
+        let error = MetaRecord::read(&row(bad)).expect_err("is refused").to_string();
+        assert!(error.contains("of meta"), "{error}");
+    }
+}
