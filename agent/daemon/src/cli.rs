@@ -1,6 +1,6 @@
 //! The command line: what can be said, and what a running agent is asked for.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -184,10 +184,11 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
     runtime.block_on(async {
         // The socket first: it tells a second agent that it is one, in words.
         let socket = Socket::bind(&settings.socket).await?;
-        let agent = fleetkey_agent::spawn(settings.prepare()?)
-            .with_context(|| format!("start from {}", settings.state.display()))?;
+        let setup = settings.prepare()?;
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let agent = fleetkey_agent::spawn(setup)
+            .with_context(|| format!("start from {}", settings.state.display()))?;
         tracing::info!(fleet = %settings.fleet, device = %settings.device, broker = settings.broker, "running");
         tokio::select! {
             () = socket.serve(agent.clone()) => bail!("the socket cannot be served"),
@@ -204,7 +205,10 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
 fn log_to_stderr(settings: &Settings) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.log.filter)
         .with_context(|| format!("log.filter {:?}", settings.log.filter))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match settings.log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -357,7 +357,7 @@ impl Task {
     fn perform(&mut self, output: Output) {
         match output {
             Output::Event(event) => {
-                tracing::info!(device = %self.device, ?event);
+                self.log(&event);
                 self.tell(AgentEvent::Device(event));
             }
             Output::Publish { topic, payload } => {
@@ -383,6 +383,25 @@ impl Task {
                 if let Link::Plugged(client, _) = &self.link {
                     client.unsubscribe(&topic.to_string());
                 }
+            }
+        }
+    }
+
+    fn log(&self, event: &Event) {
+        let device = tracing::field::display(self.device);
+        match event {
+            Event::Joined { group, name, cell } => tracing::info!(device, %group, name, %cell, "joined"),
+            Event::KeyActivated { group, key_epoch } => {
+                tracing::info!(device, %group, %key_epoch, "key activated");
+            }
+            Event::Removed { group, because } => tracing::info!(device, %group, ?because, "removed"),
+            Event::Alarm { group, key_epoch } => {
+                tracing::error!(device, %group, %key_epoch, "two secrets for one key epoch");
+            }
+            Event::Silent { seconds } => tracing::warn!(device, seconds, "coordinator silent"),
+            Event::Heard => tracing::info!(device, "coordinator heard"),
+            Event::CertificateUpdated { generation } => {
+                tracing::info!(device, generation = generation.0, "coordinator certificate updated");
             }
         }
     }
