@@ -11,6 +11,7 @@
 mod tests;
 
 use std::collections::VecDeque;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
 use fleetkey_coordinator_core::{
@@ -294,13 +295,23 @@ impl Thread {
         if self.has_overflowed && self.pending.is_empty() && *self.ports.is_connected.borrow() {
             return self.reload_for_outbox();
         }
-        let started = Instant::now();
         let mut answers = Vec::new();
+        // A panic is a fault of ours, and costs what a failed transaction costs: what is in memory. The answers
+        // that are lost with it tell whoever waits for them.
+        match panic::catch_unwind(AssertUnwindSafe(|| self.decide_batch(first, &mut answers))) {
+            Ok(inputs) => self.conclude(inputs, answers),
+            Err(_) => self.fail("a decision panicked: see the log", answers),
+        }
+    }
+
+    /// Decides everything up to the next transaction; answers how many inputs that were.
+    fn decide_batch(&mut self, first: Option<Input>, answers: &mut Vec<Answer>) -> usize {
+        let started = Instant::now();
         let mut inputs = 0;
         let mut next = first;
         while let Some(input) = next.take() {
             inputs += 1;
-            self.decide(input, &mut answers);
+            self.decide(input, answers);
             if inputs < MAX_BATCH && started.elapsed() < BATCH_TIME {
                 next = self.next_input(answers.is_empty());
             }
@@ -312,7 +323,7 @@ impl Thread {
                 coordinator.handle_timeout(now, &mut OsRng);
             }
         }
-        self.conclude(inputs, answers);
+        inputs
     }
 
     /// The next input, commands first. Once a command is among them, a batch waits for no more devices.

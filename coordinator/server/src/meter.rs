@@ -3,6 +3,7 @@
 use fleetkey_coordinator_core::{Event, UpRefused};
 use fleetkey_wire::error::Named;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use crate::stats::Kind;
 
@@ -21,7 +22,25 @@ const STORE_FAILURES: &str = "fleetkey_store_failures_total";
 const READY: &str = "fleetkey_ready";
 const CONNECTED: &str = "fleetkey_broker_connected";
 const QUEUE: &str = "fleetkey_queue_depth";
-const CPU: &str = "fleetkey_decision_cpu_seconds_total";
+const CPU: &str = "fleetkey_decision_cpu_seconds";
+
+/// Where transactions' seconds and batches' sizes are counted up to.
+const BUCKETS: [(&str, &[f64]); 2] = [
+    (COMMIT_SECONDS, &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
+    (BATCH, &[0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
+];
+
+/// A recorder for Prometheus that counts in buckets, so that several coordinators can be added up.
+pub(crate) fn recorder() -> PrometheusRecorder {
+    BUCKETS
+        .into_iter()
+        .fold(PrometheusBuilder::new(), |builder, (name, bounds)| {
+            builder
+                .set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)
+                .expect("there are bounds to count up to")
+        })
+        .build_recorder()
+}
 
 /// Says what each metric means.
 pub(crate) fn describe() {

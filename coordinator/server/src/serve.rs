@@ -9,7 +9,7 @@ use fleetkey_identity::{BadCertificate, BadPem, FleetCa, FleetRoots, IdentityKey
 use fleetkey_mqtt::Options;
 use fleetkey_vault::{MasterKey, MasterKeyError};
 use fleetkey_wire::{FleetId, Generation};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -290,7 +290,7 @@ fn start_log(log: &LogConfig) -> Result<(), ServeError> {
 }
 
 fn start_metrics() -> PrometheusHandle {
-    let recorder = PrometheusBuilder::new().build_recorder();
+    let recorder = meter::recorder();
     let handle = recorder.handle();
     // An error means that whoever uses this as a library records already.
     let _ = metrics::set_global_recorder(recorder);

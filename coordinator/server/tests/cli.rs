@@ -302,6 +302,42 @@ fn what_was_answered_survives_a_crash() {
 }
 
 #[test]
+fn logs_are_json_where_that_is_asked_for() {
+    let home = Home::with_fleet();
+    let config = home.file("fleetkey.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("format = \"text\"", "format = \"json\"");
+    fs::write(&config, text).unwrap();
+    let log = home.serve().stop();
+    assert!(log.lines().count() >= 2, "{log}");
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(line["fields"]["message"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn metrics_are_there_for_whoever_reaches_the_port() {
+    let home = Home::with_fleet();
+    let serving = home.serve();
+    serving.ok(&["group", "create", "pumps"]);
+    serving.failure(&["group", "create", "pumps"]);
+    let url = format!("{}/metrics", serving.api);
+    let metrics = ureq::get(url).call().unwrap().body_mut().read_to_string().unwrap();
+    for expected in [
+        "fleetkey_ready 1",
+        "fleetkey_broker_connected 0",
+        "fleetkey_inputs_total{kind=\"command\"}",
+        "fleetkey_refused_total{what=\"command\",reason=\"name_taken\"} 1",
+        "fleetkey_rekeys_total{reason=\"create\"} 1",
+        "fleetkey_commit_seconds_bucket{le=\"0.005\"}",
+        "# HELP fleetkey_rekeys_total Statements signed",
+    ] {
+        assert!(metrics.contains(expected), "{expected}: {metrics}");
+    }
+    serving.stop();
+}
+
+#[test]
 fn one_database_has_one_coordinator() {
     let home = Home::with_fleet();
     let serving = home.serve();

@@ -156,6 +156,31 @@ async fn a_failed_transaction_is_told_and_nothing_of_it_happens() {
 }
 
 #[tokio::test]
+async fn a_decision_that_panics_costs_its_batch_and_nothing_else() {
+    let rig = Rig::new();
+    let wired = rig.start().await;
+    let service = wired.handle.clone();
+    let kept = service.create_group("pumps", Policy::default()).await.unwrap();
+    let lost = service
+        .decide(|coordinator, now, rng| -> Result<(), CommandError> {
+            coordinator.create_group("valves", Policy::default(), now, rng)?;
+            panic!("on purpose")
+        })
+        .await;
+    assert_eq!(lost, Err(CommandFailed::Unavailable));
+    let groups = loop {
+        match service.group_statuses().await {
+            Ok(groups) => break groups,
+            // Not loaded again yet, or just about to notice the panic.
+            Err(CommandFailed::Unavailable) => service.loaded().await,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(groups.iter().map(|group| group.id).collect::<Vec<_>>(), [kept]);
+    end(wired, Stop::Finish).await;
+}
+
+#[tokio::test]
 async fn while_its_store_cannot_be_read_the_coordinator_says_so_and_tries_again() {
     let rig = Rig::new();
     let wired = rig.start().await;
@@ -317,48 +342,39 @@ async fn bad_input_is_refused_by_name_and_changes_nothing() {
     end(wired, Stop::Kill).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_storm_of_messages_delays_no_command() {
     let rig = Rig::new();
     let wired = rig.start().await;
     let service = wired.handle.clone();
     let device = enroll(&service, "pump-1").await;
 
-    // The engine is kept busy with a transaction while the storm gathers.
-    let (held, release) = (Arc::new(tokio::sync::Barrier::new(2)), std::sync::mpsc::channel::<()>());
-    let holder = tokio::task::spawn_blocking({
-        let (rows, held) = (rig.rows.clone(), held.clone());
-        move || {
-            let _rows = rows.hold();
-            tokio::runtime::Handle::current().block_on(held.wait());
-            // An error means that the test has failed already.
-            let _ = release.1.recv();
-        }
+    // The engine is kept busy with a decision while the storm gathers.
+    let (entered, has_entered) = oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let busy = service.decide(move |_, _, _| {
+        entered.send(()).unwrap();
+        released.recv().unwrap();
+        Ok(())
     });
-    held.wait().await;
-    let busy = tokio::spawn({
-        let service = service.clone();
-        async move { service.create_group("pumps", Policy::default()).await }
-    });
-    let mut gathered = 0;
-    while wired.ups.try_send(Up { device: device.id, payload: vec![1] }).is_ok() {
-        gathered += 1;
-    }
-    assert!(gathered >= MAX_UPS);
-    let counts = service.clone();
-    let command = tokio::spawn({
-        let service = service.clone();
-        async move { service.decide(move |_, _, _| Ok(counts.received())).await }
-    });
-    while service.waiting_commands() == 0 {
-        tokio::task::yield_now().await;
-    }
-    release.0.send(()).unwrap();
-
-    busy.await.unwrap().unwrap();
-    let received_before = command.await.unwrap().unwrap();
-    assert!(received_before < MAX_UPS as u64 / 2, "{received_before} of {gathered} went first");
-    holder.await.unwrap();
+    let storm = async {
+        has_entered.await.unwrap();
+        while wired.ups.try_send(Up { device: device.id, payload: vec![1] }).is_ok() {}
+        assert_eq!(wired.ups.capacity(), 0);
+        let command = service.decide({
+            let counts = service.clone();
+            move |_, _, _| Ok(counts.received())
+        });
+        let let_go = async {
+            // Polled after the command, which is in its queue by now.
+            assert_eq!(service.waiting_commands(), 1);
+            release.send(()).unwrap();
+        };
+        tokio::join!(biased; command, let_go).0
+    };
+    let (busy, received_before) = tokio::join!(busy, storm);
+    busy.unwrap();
+    assert_eq!(received_before.unwrap(), 0, "messages went before the command");
     end(wired, Stop::Kill).await;
 }
 

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
-use fleetkey_coordinator_core::{Coordinator, DeviceRecord, MemberRecord, Place};
+use fleetkey_coordinator_core::{Coordinator, DeviceRecord, MemberRecord, Place, Standing};
 use fleetkey_wire::{DeviceId, Now};
 
 use super::answers::{ApiError, Body, Name};
@@ -95,7 +95,7 @@ fn view(coordinator: &Coordinator, device: &DeviceRecord, now: Now) -> DeviceVie
         name: device.name.clone(),
         standing: device.standing.clone(),
         enrolled_unix_seconds: device.enrolled_unix_seconds,
-        online: coordinator.is_online(device.id, now),
+        online: device.standing == Standing::Enrolled && coordinator.is_online(device.id, now),
         groups: coordinator.groups_of(device.id).map(|member| membership(coordinator, member, now)).collect(),
     }
 }
