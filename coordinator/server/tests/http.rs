@@ -1,6 +1,5 @@
 //! The HTTP API over a real socket: who may ask, what is refused and how, and what is answered.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
-#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it did not expect")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -314,21 +313,16 @@ fn a_broker_is_told_everything_and_then_what_changes() {
     let server = Server::start();
     let device = server.provision("pump-1").device;
     let mut stream = server.policy(server.broker.reveal());
-    let first = match next_update(&mut stream) {
-        PolicyUpdate::Snapshot { sequence, revoked, cells } => {
-            assert!(revoked.is_empty() && cells.is_empty());
-            sequence
-        }
-        other => panic!("{other:?}"),
-    };
+    let update = next_update(&mut stream);
+    let PolicyUpdate::Snapshot { sequence: first, revoked, cells } = update else { panic!("{update:?}") };
+    assert!(revoked.is_empty() && cells.is_empty());
     server.post("/v1/revoke", &json!({ "devices": ["pump-1"], "reason": "stolen" }));
     assert_eq!(next_update(&mut stream), PolicyUpdate::Revoked { sequence: first + 1, device });
 
     let mut late = server.policy(server.operator.reveal());
-    match next_update(&mut late) {
-        PolicyUpdate::Snapshot { revoked, .. } => assert!(revoked.contains(&device)),
-        other => panic!("{other:?}"),
-    }
+    let update = next_update(&mut late);
+    let PolicyUpdate::Snapshot { revoked, .. } = update else { panic!("{update:?}") };
+    assert!(revoked.contains(&device));
 }
 
 #[test]

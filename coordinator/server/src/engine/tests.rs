@@ -277,10 +277,9 @@ async fn a_hello_is_answered_on_the_devices_topic() {
 
     let answer = wired.outgoing.recv().await.unwrap();
     assert_eq!(answer.topic, Topic::Down { fleet: rig.fleet.id(), device: device.id });
-    match link.open(&answer.payload).unwrap() {
-        OpenedDown::Fresh(DownBody::Answer { hello, .. }) => assert_eq!(hello, counter),
-        other => panic!("{other:?}"),
-    }
+    let opened = link.open(&answer.payload).unwrap();
+    let OpenedDown::Fresh(DownBody::Answer { hello, .. }) = opened else { panic!("{opened:?}") };
+    assert_eq!(hello, counter);
     let stats = wired.handle.stats().await.unwrap();
     assert_eq!((stats.received.messages, stats.refused, stats.dropped), (1, 0, 0));
     assert!(stats.down_answers.messages >= 1);
@@ -390,10 +389,8 @@ async fn a_reload_tells_brokers_everything_again() {
     rig.rows.hold().commits_fail = false;
     service.loaded().await;
     let last = rig.told.lock().unwrap().last().cloned().unwrap();
-    match last {
-        PolicyUpdate::Snapshot { revoked, .. } => assert!(revoked.contains(&device.id)),
-        other => panic!("{other:?}"),
-    }
+    let PolicyUpdate::Snapshot { revoked, .. } = last else { panic!("{last:?}") };
+    assert!(revoked.contains(&device.id));
     let access = service.query(|coordinator, _| coordinator.access()).await.unwrap();
     assert_eq!(access, [Access::Revoked { device: device.id }]);
     end(wired, Stop::Kill).await;
