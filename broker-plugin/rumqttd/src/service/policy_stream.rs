@@ -141,12 +141,12 @@ fn read_stream(
         }
         let sequence = update.sequence();
         policy.apply(update)?;
+        gauge!("fleetkey_broker_policy_sequence").set(sequence as f64);
         if !has_begun {
             has_begun = true;
             gauge!("fleetkey_broker_policy_connected").set(1.0);
             tracing::info!(url = %source.url, sequence, cells = policy.read().cell_count(), "policy known");
         }
-        gauge!("fleetkey_broker_policy_sequence").set(sequence as f64);
         if line.capacity() > 1024 * 1024 {
             line = Vec::new();
         }
