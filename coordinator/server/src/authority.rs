@@ -10,7 +10,7 @@ use crate::api::Bundle;
 use crate::clock;
 use crate::engine::CommandFailed;
 use crate::fleet::{self, Party};
-use crate::service::ServiceHandle;
+use crate::handle::ServiceHandle;
 
 /// Makes devices.
 #[derive(Debug)]

@@ -7,22 +7,22 @@
 //! Commands go before messages from devices, so that a storm of hellos delays no revocation. All queues are
 //! bounded. Leaves connections to `link`, and what a decision is to the core.
 
+mod outbound;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
-use fleetkey_coordinator_core::{
-    CommandError, Coordinator, Effects, Event, LoadError, OutboxRecord, Publish, Setup, Store,
-};
+use fleetkey_coordinator_core::{CommandError, Coordinator, Effects, Event, LoadError, Setup, Store};
 use fleetkey_wire::error::Named;
-use fleetkey_wire::{DeviceId, Now, Topic};
+use fleetkey_wire::{DeviceId, Now};
 use rand_core::{CryptoRngCore, OsRng};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use self::outbound::{Dropped, Outbound};
+pub(crate) use self::outbound::{OutboxTicket, Outgoing};
 use crate::clock;
 use crate::cpu::ThreadCpu;
 use crate::feed::PolicyFeed;
@@ -39,12 +39,6 @@ pub(crate) const MAX_HANDED: usize = 1_024;
 const MAX_BATCH: usize = 256;
 /// A batch takes no more inputs after this long.
 const BATCH_TIME: Duration = Duration::from_millis(20);
-/// While this many messages wait to be sent, no more are taken from devices.
-const PENDING_BEFORE_UPS_WAIT: usize = 8_192;
-/// What may wait in memory to be sent; beyond it the outbox alone remembers.
-const MAX_PENDING_BYTES: usize = 64 * 1024 * 1024;
-/// How long rows of the outbox that are sent may stay, waiting to share a transaction.
-const SETTLE_WITHIN: Duration = Duration::from_millis(200);
 /// Waits between attempts to load.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(30);
@@ -60,21 +54,6 @@ const STACK_BYTES: usize = 16 * 1024 * 1024;
 pub(crate) struct Up {
     pub(crate) device: DeviceId,
     pub(crate) payload: Vec<u8>,
-}
-
-/// A row of the outbox, and in which life of the coordinator it was read or written: numbers may come again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct OutboxTicket {
-    life: u64,
-    number: u64,
-}
-
-/// A message to publish. Its ticket is given back when it is handed to the connection.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) topic: Topic,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) ticket: Option<OutboxTicket>,
 }
 
 /// What happens to an answer once the transaction is committed, or failed for this reason.
@@ -136,22 +115,22 @@ pub(crate) struct Engine {
     pub(crate) is_ready: watch::Sender<bool>,
 }
 
-/// How the engine hears and speaks.
+/// How the engine hears.
 pub(crate) struct Ports {
     pub(crate) stop: watch::Receiver<Stop>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) ups: mpsc::Receiver<Up>,
     pub(crate) sent: mpsc::Receiver<OutboxTicket>,
-    pub(crate) outgoing: mpsc::Sender<Outgoing>,
-    pub(crate) is_connected: watch::Receiver<bool>,
 }
 
 /// Starts the thread. `loaded` hears how the first load went; where it failed, the thread has ended.
 pub(crate) fn start(
     engine: Engine,
     ports: Ports,
+    (outgoing, is_connected): (mpsc::Sender<Outgoing>, watch::Receiver<bool>),
     loaded: oneshot::Sender<Result<Option<ThreadCpu>, LoadError>>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let outbound = Outbound::new(outgoing, is_connected);
     std::thread::Builder::new().name("coordinator".into()).stack_size(STACK_BYTES).spawn(move || {
         // Sealing inside MLS is spread over threads otherwise: that pays off for one cell alone, and takes the
         // processors from everybody else.
@@ -162,7 +141,7 @@ pub(crate) fn start(
             (Err(error), _) => return error!(%error, "no runtime for the coordinator's thread"),
             (_, Err(error)) => return error!(%error, "no thread pool for the coordinator's thread"),
         };
-        let mut thread = Thread::new(engine, ports);
+        let mut thread = Thread::new(engine, ports, outbound);
         match thread.load() {
             Ok(()) => {
                 let _ = loaded.send(Ok(thread.cpu.clone()));
@@ -198,35 +177,20 @@ struct Thread {
     engine: Engine,
     ports: Ports,
     state: State,
-    /// Counts the loads.
-    life: u64,
     retry: Duration,
-    pending: VecDeque<Outgoing>,
-    pending_bytes: usize,
-    /// Something was left to the outbox alone: it is read again once there is room.
-    has_overflowed: bool,
-    /// Tickets that were handed over and have not come back.
-    handed: usize,
-    settled: Vec<u64>,
-    settle_at: Option<Instant>,
+    outbound: Outbound,
     cpu: Option<ThreadCpu>,
     gauged_at: Option<Instant>,
 }
 
 impl Thread {
-    fn new(engine: Engine, ports: Ports) -> Self {
+    fn new(engine: Engine, ports: Ports, outbound: Outbound) -> Self {
         Self {
             engine,
             ports,
             state: State::Failed { retry_at: Instant::now() },
-            life: 0,
             retry: FIRST_RETRY,
-            pending: VecDeque::new(),
-            pending_bytes: 0,
-            has_overflowed: false,
-            handed: 0,
-            settled: Vec::new(),
-            settle_at: None,
+            outbound,
             cpu: ThreadCpu::of_this_thread(),
             gauged_at: None,
         }
@@ -237,8 +201,8 @@ impl Thread {
             match self.hear().await {
                 Heard::Stop(Stop::Run | Stop::Kill) => return,
                 Heard::Stop(Stop::Finish) => return self.finish().await,
-                Heard::Sent(ticket) => self.settle(ticket),
-                Heard::Room => self.hand_over(),
+                Heard::Sent(ticket) => self.outbound.settle(ticket),
+                Heard::Room => self.outbound.hand_over(),
                 Heard::Input(first) => self.step(Some(first)),
                 Heard::Timer => self.step(None),
             }
@@ -247,9 +211,8 @@ impl Thread {
 
     async fn hear(&mut self) -> Heard {
         let wake = tokio::time::Instant::from_std(self.wake_at());
-        let takes_ups = self.takes_ups();
-        let has_pending = !self.pending.is_empty();
-        let Ports { stop, commands, ups, sent, outgoing, is_connected: _ } = &mut self.ports;
+        let takes_ups = self.outbound.takes_ups();
+        let Ports { stop, commands, ups, sent } = &mut self.ports;
         // The order is the order of precedence.
         tokio::select! {
             biased;
@@ -258,7 +221,7 @@ impl Thread {
                 Heard::Stop(stop.map_or(Stop::Kill, |stop| *stop))
             }
             Some(ticket) = sent.recv() => Heard::Sent(ticket),
-            Ok(_) = outgoing.reserve(), if has_pending => Heard::Room,
+            () = self.outbound.room() => Heard::Room,
             Some(command) = commands.recv() => Heard::Input(Input::Command(command)),
             Some(up) = ups.recv(), if takes_ups => Heard::Input(Input::Up(up)),
             () = tokio::time::sleep_until(wake) => Heard::Timer,
@@ -272,11 +235,7 @@ impl Thread {
             State::Failed { retry_at } => Some(*retry_at),
         };
         let heartbeat = Instant::now() + GAUGE_EVERY;
-        [own, self.settle_at].into_iter().flatten().fold(heartbeat, Instant::min)
-    }
-
-    fn takes_ups(&self) -> bool {
-        self.pending.len() < PENDING_BEFORE_UPS_WAIT
+        [own, self.outbound.settle_at()].into_iter().flatten().fold(heartbeat, Instant::min)
     }
 
     /// Decides one batch that begins with `first`, and does what follows from it.
@@ -292,7 +251,7 @@ impl Thread {
             }
             return;
         }
-        if self.has_overflowed && self.pending.is_empty() && *self.ports.is_connected.borrow() {
+        if self.outbound.is_to_be_read_again() {
             return self.reload_for_outbox();
         }
         let mut answers = Vec::new();
@@ -331,7 +290,7 @@ impl Thread {
         if let Ok(command) = self.ports.commands.try_recv() {
             return Some(Input::Command(command));
         }
-        if with_ups && self.takes_ups() {
+        if with_ups && self.outbound.takes_ups() {
             return self.ports.ups.try_recv().ok().map(Input::Up);
         }
         None
@@ -375,18 +334,16 @@ impl Thread {
     }
 
     fn commit(&mut self, inputs: usize, effects: &Effects) -> Result<(), String> {
-        let is_due = self.settle_at.is_some_and(|at| at <= Instant::now());
+        let is_due = self.outbound.settle_at().is_some_and(|at| at <= Instant::now());
         if effects.writes.is_empty() && !is_due {
             return Ok(());
         }
-        let settled = self.settled.iter().map(|number| OutboxRecord::delete_number(*number));
-        let writes: Vec<_> = effects.writes.iter().cloned().chain(settled).collect();
+        let writes: Vec<_> = effects.writes.iter().cloned().chain(self.outbound.removals()).collect();
         let started = Instant::now();
         self.engine.store.commit(&writes).map_err(|error| error.to_string())?;
         meter::transaction(inputs, started.elapsed().as_secs_f64());
         self.engine.counts.lock().transactions += 1;
-        self.settled.clear();
-        self.settle_at = None;
+        self.outbound.removed();
         self.retry = FIRST_RETRY;
         Ok(())
     }
@@ -397,9 +354,12 @@ impl Thread {
             let kind = kinds.kind(&publish);
             self.engine.counts.sent(kind, publish.payload.len());
             meter::message(kind, publish.payload.len());
-            self.enqueue(publish);
+            if self.outbound.push(publish) == Err(Dropped) {
+                meter::dropped();
+                self.engine.counts.lock().dropped += 1;
+            }
         }
-        self.hand_over();
+        self.outbound.hand_over();
         for event in effects.events {
             meter::event(&event);
             log(&event);
@@ -408,62 +368,9 @@ impl Thread {
         }
     }
 
-    fn enqueue(&mut self, publish: Publish) {
-        let Publish { topic, payload, outbox } = publish;
-        let has_room = self.pending_bytes + payload.len() <= MAX_PENDING_BYTES;
-        let Some(number) = outbox else {
-            // Without a connection an answer has nowhere to go, and later the device asks again.
-            if has_room && *self.ports.is_connected.borrow() {
-                self.push(Outgoing { topic, payload, ticket: None });
-            } else {
-                meter::dropped();
-                self.engine.counts.lock().dropped += 1;
-            }
-            return;
-        };
-        if has_room && !self.has_overflowed {
-            let ticket = Some(OutboxTicket { life: self.life, number });
-            self.push(Outgoing { topic, payload, ticket });
-        } else {
-            self.has_overflowed = true;
-        }
-    }
-
-    fn push(&mut self, outgoing: Outgoing) {
-        self.pending_bytes += outgoing.payload.len();
-        self.pending.push_back(outgoing);
-    }
-
-    /// Hands over as much as there is room for, without waiting.
-    fn hand_over(&mut self) {
-        while !self.pending.is_empty()
-            && let Ok(permit) = self.ports.outgoing.try_reserve()
-            && let Some(next) = self.pending.pop_front()
-        {
-            self.pending_bytes -= next.payload.len();
-            self.handed += usize::from(next.ticket.is_some());
-            permit.send(next);
-        }
-    }
-
-    /// A message is with the connection: its row of the outbox can go.
-    fn settle(&mut self, ticket: OutboxTicket) {
-        self.handed = self.handed.saturating_sub(1);
-        // What an earlier life handed over was read from the outbox and published again in this one.
-        if ticket.life == self.life {
-            self.settled.push(ticket.number);
-            self.settle_at.get_or_insert_with(|| Instant::now() + SETTLE_WITHIN);
-        }
-    }
-
     /// Loads the coordinator, tells brokers everything, and publishes what was not known to be sent.
     fn load(&mut self) -> Result<(), LoadError> {
-        self.life += 1;
-        self.pending.clear();
-        self.pending_bytes = 0;
-        self.settled.clear();
-        self.settle_at = None;
-        self.has_overflowed = false;
+        self.outbound.begin_life();
         let setup = copy(&self.engine.setup);
         let coordinator = Coordinator::load(setup, &mut *self.engine.store, clock::now(), &mut OsRng)?;
         self.engine.feed.replace(coordinator.access());
@@ -505,8 +412,7 @@ impl Thread {
         meter::store_failure();
         meter::ready(false);
         self.engine.is_ready.send_replace(false);
-        self.pending.clear();
-        self.pending_bytes = 0;
+        self.outbound.begin_life();
         self.state = State::Failed { retry_at: Instant::now() + self.retry };
         self.retry = (self.retry * 2).min(MAX_RETRY);
     }
@@ -518,24 +424,22 @@ impl Thread {
             self.step(Some(Input::Command(command)));
         }
         while let Ok(ticket) = self.ports.sent.try_recv() {
-            self.settle(ticket);
+            self.outbound.settle(ticket);
         }
         let end = tokio::time::Instant::now() + FINISH_WITHIN;
-        while *self.ports.is_connected.borrow() && (self.handed > 0 || !self.pending.is_empty()) {
-            self.hand_over();
+        while self.outbound.is_connected() && self.outbound.depth() > 0 {
+            self.outbound.hand_over();
             match tokio::time::timeout_at(end, self.ports.sent.recv()).await {
-                Ok(Some(ticket)) => self.settle(ticket),
+                Ok(Some(ticket)) => self.outbound.settle(ticket),
                 Ok(None) => break,
                 Err(_) => {
-                    warn!(messages = self.handed + self.pending.len(), "left in the outbox");
+                    warn!(messages = self.outbound.depth(), "left in the outbox");
                     break;
                 }
             }
         }
-        if !self.settled.is_empty() {
-            self.settle_at = Some(Instant::now());
-            self.conclude(0, Vec::new());
-        }
+        self.outbound.settle_now();
+        self.conclude(0, Vec::new());
     }
 
     fn gauge(&mut self) {
@@ -546,7 +450,7 @@ impl Thread {
         self.gauged_at = Some(Instant::now());
         meter::queue("up", self.ports.ups.len());
         meter::queue("command", self.ports.commands.len());
-        meter::queue("outbox", self.pending.len() + self.handed);
+        meter::queue("outbox", self.outbound.depth());
         if let Some(spent) = self.cpu.as_ref().and_then(ThreadCpu::read) {
             meter::cpu(spent.as_secs_f64());
         }

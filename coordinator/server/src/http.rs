@@ -20,7 +20,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{MAX_REQUEST_BYTES, Readiness, StatusView};
 use crate::authority::Authority;
-use crate::service::ServiceHandle;
+use crate::handle::ServiceHandle;
 
 pub use answers::ApiError;
 pub use auth::{BadToken, Token};

@@ -8,6 +8,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fleetkey_coordinator_core::{Row, Store, StoreError, Table, Write};
 use fleetkey_vault::{MasterKey, Vault, VaultError};
@@ -249,6 +250,8 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
     let doing = "open it";
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(path, doing, &error))?;
+    // The lock is kept for as long as somebody runs: there is nothing to wait for.
+    connection.busy_timeout(Duration::ZERO).map_err(|error| failed(path, doing, &error))?;
     connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
     // The order counts: only a connection that is exclusive before it turns to WAL keeps the lock for good.
     for (name, value) in [

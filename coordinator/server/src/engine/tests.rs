@@ -9,11 +9,12 @@ use fleetkey_coordinator_core::{
 use fleetkey_identity::IdentityKey;
 use fleetkey_policy::PolicyUpdate;
 use fleetkey_wire::link::{DeviceLink, OpenedDown};
-use fleetkey_wire::{DownBody, FleetId, Generation, Hello, Pairwise, UpBody};
+use fleetkey_wire::{DownBody, FleetId, Generation, Hello, Pairwise, Topic, UpBody};
 
 use super::*;
 use crate::fleet::Fleet;
-use crate::service::{ServiceHandle, Wired, wire};
+use crate::handle::ServiceHandle;
+use crate::service::{Wired, wire};
 
 /// A store that outlives its coordinator, fails while it is told to, and waits while its rows are held.
 #[derive(Clone, Default)]
