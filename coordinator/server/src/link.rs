@@ -61,7 +61,14 @@ pub(crate) async fn receive(
                 warn!(filter, "the broker refuses the subscription: does it know the coordinator?");
             }
             Event::Message { topic, payload } => {
-                let Some(up) = read(&topic, &payload, fleet) else { continue };
+                let up = match read(&topic, &payload, fleet) {
+                    Ok(up) => up,
+                    Err(reason) => {
+                        tracing::debug!(reason, "message refused");
+                        meter::topic_refused(reason);
+                        continue;
+                    }
+                };
                 if ups.send(up).await.is_err() {
                     break;
                 }
@@ -88,22 +95,20 @@ fn set(is_connected: &watch::Sender<bool>, now: bool) {
     is_connected.send_replace(now);
 }
 
-/// Reads the topic. What is no device's word is refused by name and counted; the core bounds the payload again.
-fn read(topic: &str, payload: &[u8], fleet: FleetId) -> Option<Up> {
-    let refused = match Topic::parse(topic) {
+/// Reads the topic. What is no device's word is refused by name; the core bounds the payload again.
+fn read(topic: &str, payload: &[u8], fleet: FleetId) -> Result<Up, &'static str> {
+    match Topic::parse(topic) {
         Ok(Topic::Up { fleet: of, device }) if of == fleet => {
             if payload.len() <= MAX_UP_FRAME_BYTES {
-                return Some(Up { device, payload: payload.to_vec() });
+                Ok(Up { device, payload: payload.to_vec() })
+            } else {
+                Err("too_large")
             }
-            "too_large"
         }
-        Ok(Topic::Up { .. }) => "other_fleet",
-        Ok(Topic::Cell { .. } | Topic::Down { .. }) => "not_up",
-        Err(_) => "not_a_topic",
-    };
-    tracing::debug!(reason = refused, "message refused");
-    meter::topic_refused(refused);
-    None
+        Ok(Topic::Up { .. }) => Err("other_fleet"),
+        Ok(Topic::Cell { .. } | Topic::Down { .. }) => Err("not_up"),
+        Err(_) => Err("not_a_topic"),
+    }
 }
 
 /// Publishes what was decided, in order, and gives each ticket back once the message is with the client.
@@ -152,4 +157,37 @@ pub(crate) async fn send(
         }
     }
     client.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetkey_wire::{CellId, DeviceId};
+
+    use super::*;
+
+    fn fleet(n: u8) -> FleetId {
+        FleetId::from_bytes([n; 16])
+    }
+
+    #[test]
+    fn what_is_no_devices_word_is_refused_by_name() {
+        let device = DeviceId::from_bytes([2; 16]);
+        let up = |of| Topic::Up { fleet: of, device }.to_string();
+        let refused = |topic: &str, bytes| read(topic, &vec![0; bytes], fleet(1)).err();
+        assert_eq!(refused(&up(fleet(1)), MAX_UP_FRAME_BYTES), None);
+        assert_eq!(refused(&up(fleet(1)), MAX_UP_FRAME_BYTES + 1), Some("too_large"));
+        assert_eq!(refused(&up(fleet(3)), 1), Some("other_fleet"));
+        let cell = Topic::Cell { fleet: fleet(1), cell: CellId::from_bytes([4; 16]) };
+        assert_eq!(refused(&cell.to_string(), 1), Some("not_up"));
+        assert_eq!(refused(&Topic::Down { fleet: fleet(1), device }.to_string(), 1), Some("not_up"));
+        assert_eq!(refused(&format!("{}/x", up(fleet(1))), 1), Some("not_a_topic"));
+    }
+
+    #[test]
+    fn a_coordinator_subscribes_to_its_fleet_and_is_no_device() {
+        let options = mqtt_options("mqtt://localhost".parse().unwrap(), None, fleet(1));
+        assert_eq!(options.filters, [format!("fk/{}/dev/+/up", fleet(1))]);
+        assert!(options.client_id.starts_with("coordinator-"));
+        assert!(options.client_id.parse::<DeviceId>().is_err());
+    }
 }
