@@ -322,3 +322,44 @@ impl Names {
         self.free.insert(name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use fleetkey_policy::Party;
+    use fleetkey_wire::DeviceId;
+
+    use super::*;
+    use crate::session::Wants;
+
+    const FLEET: FleetId = FleetId::from_bytes([1; 16]);
+    const CELL: CellId = CellId::from_bytes([2; 16]);
+
+    #[tokio::test]
+    async fn a_router_that_has_died_is_noticed_by_publishers_and_subscribers() {
+        let limits = Limits::default();
+        let fan_out = RouterFanOut::start(FLEET, &limits).unwrap();
+        let device = Party::Device(DeviceId::from_bytes([3; 16]));
+        let session = Arc::new(Session::new(1, device, "d", limits.device_queue));
+        session.subscriptions().add_cell(CELL, Qos::AtMostOnce);
+        fan_out.join(&session, CELL, Qos::AtMostOnce).await.unwrap();
+        let message = Arc::new(Message::new("t", Bytes::from_static(b"x"), Qos::AtMostOnce));
+        assert_eq!(fan_out.publish(CELL, &message).await, Ok(()));
+
+        // What no client can send past the policy: rumqttd 0.20 cuts a topic in the middle of its first character.
+        let deadly = Command::Publish { topic: "é/x".into(), payload: Bytes::from_static(b"x") };
+        fan_out.send(deadly).unwrap();
+        let noticed = async {
+            while fan_out.publish(CELL, &message).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+            while poll_fn(|cx| session.poll_outbox(cx, Wants::Any)).await.is_ok() {
+                session.take(true);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), noticed).await.expect("the router lives");
+        assert_eq!(poll_fn(|cx| session.poll_outbox(cx, Wants::Nothing)).await, Err(Close::FanOutLost));
+    }
+}
