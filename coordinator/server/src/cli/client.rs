@@ -26,7 +26,7 @@ pub(crate) struct ClientOptions {
     #[arg(long, global = true, value_name = "FILE", env = "FLEETKEY_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// The API's address, instead of the one in the settings: http://HOST:PORT.
-    #[arg(long, global = true, value_name = "URL", env = "FLEETKEY_API")]
+    #[arg(long, global = true, value_name = "URL", env = "FLEETKEY_API", hide_env_values = true)]
     api: Option<String>,
     /// The file of the API's token, instead of the one in the settings. FLEETKEY_TOKEN may hold the token itself.
     #[arg(long, global = true, value_name = "FILE")]
