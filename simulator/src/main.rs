@@ -1,5 +1,6 @@
 //! `fleetkey-sim`: simulated fleets from the command line.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -79,6 +80,6 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     if let Some(file) = json {
         serde_json::to_writer_pretty(file, &report).context("write the report")?;
     }
-    print!("{report}");
+    write!(std::io::stdout().lock(), "{report}").context("print the report")?;
     Ok(report.passed())
 }

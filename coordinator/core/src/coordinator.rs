@@ -147,11 +147,10 @@ impl Coordinator {
         for row in outbox {
             match row.outgoing {
                 Outgoing::Cell { cell, frame } => self.context.resume_cell(cell, frame, row.number),
-                Outgoing::Device { device } => {
-                    if let Some(device) = self.devices.get_mut(&device) {
-                        device.resume(&mut self.context, row.number);
-                    }
-                }
+                Outgoing::Device { device } => match self.devices.get_mut(&device) {
+                    Some(device) => device.resume(&mut self.context, row.number),
+                    None => self.context.delete(&row),
+                },
             }
         }
     }

@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use fleetkey_coordinator_core::records::{
-    AuditRecord, CellRecord, CommitRecord, GroupRecord, KeyPackageRecord, KeyRecord, MetaRecord, OutboxRecord,
-    Outgoing, Record, WelcomeRecord,
+    AuditRecord, CellRecord, CommitRecord, GroupRecord, KeyPackageRecord, KeyRecord, MetaRecord,
+    OutboxRecord, Outgoing, Record, WelcomeRecord,
 };
 use fleetkey_coordinator_core::{
-    DeviceRecord, MemberRecord, MemoryStore, Place, Policy, Rotation, Row, Standing, Store, StoreError, Table, Write,
-    conformance,
+    DeviceRecord, MemberRecord, MemoryStore, Place, Policy, Rotation, Row, Standing, Store, StoreError,
+    Table, Write, conformance,
 };
 use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Suite};
 
@@ -89,11 +89,19 @@ fn rows() -> Vec<(&'static str, Write)> {
             "commit",
             CommitRecord { cell: CELL, epoch: CellEpoch(6), authenticator: [0x77; 8], frame: vec![5] }.put(),
         ),
-        ("welcome", WelcomeRecord { cell: CELL, device: DEVICE, epoch: CellEpoch(7), welcome: vec![6] }.put()),
+        (
+            "welcome",
+            WelcomeRecord { cell: CELL, device: DEVICE, epoch: CellEpoch(7), welcome: vec![6] }.put(),
+        ),
         (
             "key package",
-            KeyPackageRecord { device: DEVICE, number: 8, suite: Suite::ChaCha20Poly1305, key_package: vec![7] }
-                .put(),
+            KeyPackageRecord {
+                device: DEVICE,
+                number: 8,
+                suite: Suite::ChaCha20Poly1305,
+                key_package: vec![7],
+            }
+            .put(),
         ),
         (
             "outbox cell",
