@@ -4,7 +4,7 @@
 //! The comparison is made in memory against what the coordinator holds, and its cost is bounded whatever was
 //! missed. A first hello may be a replay: it gets what costs nothing but bytes, and a request to say it again.
 
-use fleetkey_wire::{CellEpoch, DeviceId, DownBody, HelloCell, Now};
+use fleetkey_wire::{CellEpoch, CellId, DeviceId, DownBody, HelloCell, Now};
 
 use super::{Cell, Devices, Group};
 use crate::context::Context;
@@ -63,7 +63,7 @@ impl Group {
     }
 
     /// The cheapest way to bring a member up to date, or `None` when it is.
-    fn way_for(&self, cell: fleetkey_wire::CellId, id: DeviceId, shown: &Shown<'_>) -> Option<Way> {
+    fn way_for(&self, cell: CellId, id: DeviceId, shown: &Shown<'_>) -> Option<Way> {
         let (Some(cell), Some(member)) = (self.cells.get(&cell), self.members.get(&id)) else { return None };
         let newest = self.newest_digest();
         let current = cell.managed.epoch();
@@ -99,11 +99,7 @@ impl Group {
         if !shown.is_fresh {
             return;
         }
-        if let Some(cell) = self.members.get(&id).and_then(super::Member::cell)
-            && let Some(cell) = self.cells.get_mut(&cell)
-        {
-            cell.forget_welcome(context, id);
-        }
+        self.forget_welcome_of(context, id);
         self.afresh.remove(&id);
         if let Some(device) = devices.get_mut(&id) {
             device.lost.remove(&self.record.id);
@@ -111,7 +107,16 @@ impl Group {
         }
     }
 
-    fn send_statements(&self, context: &mut Context, device: &mut Device, cell: fleetkey_wire::CellId) {
+    /// The Welcome that was kept for a member is needed no more.
+    fn forget_welcome_of(&mut self, context: &mut Context, id: DeviceId) {
+        if let Some(cell) = self.members.get(&id).and_then(super::Member::cell)
+            && let Some(cell) = self.cells.get_mut(&cell)
+        {
+            cell.forget_welcome(context, id);
+        }
+    }
+
+    fn send_statements(&self, context: &mut Context, device: &mut Device, cell: CellId) {
         let Some(cell) = self.cells.get(&cell) else { return };
         for key in self.live_keys() {
             let frame = self.statement_frame(context, &cell.managed, key).encode();
@@ -119,20 +124,14 @@ impl Group {
         }
     }
 
-    fn send_commits(
-        &self,
-        context: &mut Context,
-        device: &mut Device,
-        cell: fleetkey_wire::CellId,
-        from: CellEpoch,
-    ) {
+    fn send_commits(&self, context: &mut Context, device: &mut Device, cell: CellId, from: CellEpoch) {
         let Some(cell) = self.cells.get(&cell) else { return };
         for commit in cell.commits.range(from..).map(|(_, commit)| commit) {
             device.say(context, &DownBody::CellFrame { cell: cell.id(), frame: commit.frame.clone() });
         }
     }
 
-    fn send_welcome(&mut self, context: &mut Context, device: &mut Device, cell: fleetkey_wire::CellId) {
+    fn send_welcome(&mut self, context: &mut Context, device: &mut Device, cell: CellId) {
         let id = device.id();
         let Some(pending) = self.cells.get_mut(&cell).and_then(|cell| cell.welcomes.get_mut(&id)) else {
             return;
@@ -180,11 +179,7 @@ impl Group {
             device.lost.insert(self.record.id);
             device.discard_stock(context, self.record.policy.suite);
             context.event(Event::CaughtUp { group: self.record.id, device: id, by: CatchUp::FreshJoin });
-            if let Some(cell) = self.members.get(&id).and_then(super::Member::cell)
-                && let Some(cell) = self.cells.get_mut(&cell)
-            {
-                cell.forget_welcome(context, id);
-            }
+            self.forget_welcome_of(context, id);
         }
         self.make_ready(context, devices, id, now);
     }

@@ -243,6 +243,7 @@ impl Group {
         now: Now,
     ) {
         let group = self.id();
+        let newest = self.newest_digest();
         for gone in plan.remove.iter().filter(|gone| !committed.welcomes.contains_key(gone)) {
             // A member whose fresh join dropped out goes back to being wanted; anybody else is out.
             let is_out = self.cells.get(&cell).is_none_or(|cell| !cell.managed.contains(*gone));
@@ -274,11 +275,7 @@ impl Group {
             if let Some(member) = self.members.get_mut(&joined) {
                 if !is_fresh {
                     self.placed += 1;
-                } else if member.has_acknowledged(
-                    self.keys
-                        .last_key_value()
-                        .map_or_else(Default::default, |(_, key)| key.statement.digest().short()),
-                ) {
+                } else if member.has_acknowledged(newest) {
                     self.acknowledged = self.acknowledged.saturating_sub(1);
                 }
                 member.record = record;
