@@ -11,7 +11,8 @@ use fleetkey_wire::{
 
 use crate::effects::{Access, Effects, Event, Publish};
 use crate::error::Poisoned;
-use crate::records::{AuditRecord, OutboxRecord, Outgoing, Record};
+use crate::records::{AuditRecord, MetaRecord, OutboxRecord, Outgoing, Record, Superseded};
+use crate::strangers::Strangers;
 
 /// Who a coordinator is, and how it behaves where no group's policy says so.
 #[derive(Debug)]
@@ -72,11 +73,10 @@ pub(crate) struct Context {
     pub(crate) setup: Setup,
     pub(crate) leaf_signer: LeafSigner,
     pub(crate) start: StartSecret,
-    pub(crate) incarnation: u32,
-    /// Set when a device has shown that this coordinator is not the only one, or not the newest.
-    pub(crate) is_superseded: bool,
+    pub(crate) meta: MetaRecord,
     pub(crate) signatures: u64,
     pub(crate) refusals: BTreeMap<&'static str, u64>,
+    pub(crate) strangers: Strangers,
     next_outbox: u64,
     next_audit: u64,
     effects: Effects,
@@ -84,21 +84,32 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(setup: Setup, start: StartSecret, incarnation: u32, next_outbox: u64) -> Self {
+    pub(crate) fn new(setup: Setup, start: StartSecret, meta: MetaRecord, next_outbox: u64) -> Self {
         let leaf_signer = LeafSigner::new(&setup.identity.seed());
         Self {
             setup,
             leaf_signer,
             start,
-            incarnation,
-            is_superseded: false,
+            meta,
             signatures: 0,
             refusals: BTreeMap::new(),
+            strangers: Strangers::default(),
             next_outbox,
             next_audit: 0,
             effects: Effects::default(),
             poisoned: None,
         }
+    }
+
+    /// Whether a device has shown that this coordinator is not the only one, or not the newest.
+    pub(crate) const fn is_superseded(&self) -> bool {
+        self.meta.superseded.is_some()
+    }
+
+    /// From here on nothing is issued, until an operator restores the database.
+    pub(crate) fn supersede(&mut self, by: Superseded) {
+        self.meta.superseded = Some(by);
+        self.effects.writes.push(self.meta.put());
     }
 
     pub(crate) fn fleet(&self) -> FleetId {

@@ -24,13 +24,10 @@ use crate::group::confirm::Claim;
 use crate::group::{Devices, Group, PendingWelcome};
 use crate::policy::Policy;
 use crate::records::{
-    CellRecord, CommitRecord, DeviceRecord, GroupRecord, KeyPackageRecord, KeyRecord, MemberRecord,
-    MetaRecord, OutboxRecord, Outgoing, Place, Record, Standing, WelcomeRecord,
+    CellRecord, CommitRecord, DeviceRecord, GroupRecord, IssuedRecord, KeyPackageRecord, KeyRecord,
+    MemberRecord, MetaRecord, OutboxRecord, Outgoing, Place, Record, Standing, Superseded, WelcomeRecord,
 };
 use crate::store::{Store, Write};
-
-/// Deadlines that are kept in seconds are looked at this often.
-const TICK_MILLISECONDS: u64 = 1_000;
 
 /// The coordinator of a fleet.
 #[derive(Debug)]
@@ -40,7 +37,6 @@ pub struct Coordinator {
     pub(crate) groups: BTreeMap<GroupId, Group>,
     names: BTreeMap<String, DeviceId>,
     group_names: BTreeMap<String, GroupId>,
-    next_tick: Millis,
 }
 
 impl Coordinator {
@@ -48,7 +44,7 @@ impl Coordinator {
     /// later lies beyond whatever was created before.
     pub fn initial_rows(unix_seconds: u64) -> Vec<Write> {
         let incarnation = u32::try_from(unix_seconds / 60).unwrap_or(u32::MAX);
-        vec![MetaRecord { incarnation }.put()]
+        vec![MetaRecord::new(incarnation).put()]
     }
 
     /// Loads everything, and takes up what the last process had decided and not been known to send.
@@ -61,17 +57,17 @@ impl Coordinator {
         let meta = read::<MetaRecord>(store)?.pop().ok_or(LoadError::NotInitialised)?;
         let outbox = read::<OutboxRecord>(store)?;
         let next_outbox = outbox.last().map_or(0, |last| last.number + 1);
-        let context = Context::new(setup, StartSecret::random(rng), meta.incarnation, next_outbox);
+        let context = Context::new(setup, StartSecret::random(rng), meta, next_outbox);
         let mut coordinator = Self {
             context,
             devices: BTreeMap::new(),
             groups: BTreeMap::new(),
             names: BTreeMap::new(),
             group_names: BTreeMap::new(),
-            next_tick: now.mono,
         };
         coordinator.load_devices(store)?;
         coordinator.load_groups(store)?;
+        coordinator.begin_anew_after_restore(now, rng)?;
         for group in coordinator.groups.values_mut() {
             group.resume(now);
             let waiting: Vec<DeviceId> =
@@ -109,8 +105,9 @@ impl Coordinator {
             let group = self.groups.get_mut(&record.group).ok_or_else(|| stray("a key", &record.group))?;
             group.load_key(&record)?;
         }
-        if let Some(group) = self.groups.values().find(|group| group.keys.is_empty()) {
-            return Err(LoadError::Inconsistent(format!("group {} has no key", group.id())));
+        for record in read::<IssuedRecord>(store)? {
+            let group = self.groups.get_mut(&record.group).ok_or_else(|| stray("a key", &record.group))?;
+            group.issued.load(record);
         }
         let mut group_of = BTreeMap::new();
         for record in read::<CellRecord>(store)? {
@@ -139,6 +136,20 @@ impl Coordinator {
             if let Some(cell) = cell_mut(&mut self.groups, &group_of, record.cell) {
                 cell.welcomes.insert(record.device, PendingWelcome { record, resent: 0 });
             }
+        }
+        Ok(())
+    }
+
+    /// A backup holds no group secrets: the first start after a restore issues a new one for each group, in an
+    /// incarnation that nobody has issued in.
+    fn begin_anew_after_restore(&mut self, now: Now, rng: &mut dyn CryptoRngCore) -> Result<(), LoadError> {
+        for group in self.groups.values_mut().filter(|group| group.keys.is_empty()) {
+            let lacks_key = || LoadError::Inconsistent(format!("group {} has no key", group.record.id));
+            if self.context.meta.restored.is_none() || !group.cells.is_empty() {
+                return Err(lacks_key());
+            }
+            let issued = group.issue(&mut self.context, Reason::Create, now, rng);
+            issued.map_err(|_| LoadError::Inconsistent("the key epochs are used up".into()))?;
         }
         Ok(())
     }
@@ -178,7 +189,10 @@ impl Coordinator {
     }
 
     fn open_up(&mut self, id: DeviceId, payload: &[u8], now: Now) -> Result<(UpBody, u64, bool), UpRefused> {
-        let device = self.devices.get_mut(&id).ok_or(UpRefused::UnknownDevice { device: id })?;
+        let Some(device) = self.devices.get_mut(&id) else {
+            self.context.strangers.heard(id, now);
+            return Err(UpRefused::UnknownDevice { device: id });
+        };
         match device.record.standing {
             Standing::Enrolled => {}
             Standing::Quarantined { .. } => return Err(UpRefused::Quarantined { device: id }),
@@ -262,16 +276,21 @@ impl Coordinator {
         }
         let groups: Vec<GroupId> = device.groups.iter().copied().collect();
         let mut known = BTreeSet::new();
+        let mut is_wanted = false;
         for group in &groups {
             let Some(group) = self.groups.get_mut(group) else { continue };
             let cell = group.members.get(&id).and_then(crate::group::Member::cell);
+            is_wanted |= cell.is_none();
             let shown = hello.cells.iter().find(|shown| Some(shown.cell) == cell);
             known.extend(shown.map(|shown| shown.cell));
             let shown = Shown { cell: shown, is_fresh };
             group.catch_up(&mut self.context, &mut self.devices, id, &shown, now);
         }
         let Some(device) = self.devices.get_mut(&id) else { return Ok(()) };
-        for stranger in hello.cells.iter().map(|shown| shown.cell).filter(|cell| !known.contains(cell)) {
+        // A device that is to come in may be in that group through a cell of before a restore: it goes on with the
+        // key it has until its Welcome takes the cell's place.
+        let strange = |cell: &fleetkey_wire::CellId| !is_wanted && !known.contains(cell);
+        for stranger in hello.cells.iter().map(|shown| shown.cell).filter(strange) {
             let group = GroupId::from_bytes([0; 16]);
             let reason = DismissReason::NotAMember;
             device.say(&mut self.context, &DownBody::Dismiss { group, cell: stranger, reason });
@@ -328,14 +347,18 @@ impl Coordinator {
         .map_err(|why| UpRefused::Evidence { device, why })?;
         let said = *statement.statement();
         let is_ours = self.groups.get(&said.group).is_some_and(|group| {
-            let held = group.keys.get(&said.key_epoch);
-            let agrees = held.is_none_or(|key| key.statement.statement().commitment == said.commitment);
-            said.key_epoch <= group.record.last_issued && agrees
+            let digest = statement.digest().short();
+            !group.is_anothers(said.key_epoch, digest, self.context.meta.incarnation)
         });
-        if is_ours || self.context.is_superseded {
+        if is_ours || self.context.is_superseded() {
             return Ok(());
         }
-        self.context.is_superseded = true;
+        self.context.supersede(Superseded {
+            unix_seconds: now.unix_seconds,
+            device,
+            group: said.group,
+            key_epoch: said.key_epoch,
+        });
         let detail = format!("{device} shows key epoch {} of {}", said.key_epoch, said.group);
         self.context.audit(now, "superseded", said.group, &detail);
         tracing::error!(%device, group = %said.group, key_epoch = %said.key_epoch, "superseded: this coordinator is a copy or was rolled back, and issues nothing");
@@ -345,17 +368,11 @@ impl Coordinator {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Millis> {
-        if self.groups.is_empty() {
-            return None;
-        }
-        self.groups.values().filter_map(Group::poll_timeout).chain([self.next_tick]).min()
+        self.groups.values().map(Group::poll_timeout).min()
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now, rng: &mut dyn CryptoRngCore) {
-        if now.mono >= self.next_tick {
-            self.next_tick = now.mono.plus(TICK_MILLISECONDS);
-        }
         for group in self.groups.values_mut() {
             group.handle_timeout(&mut self.context, &mut self.devices, now, rng);
         }
@@ -390,6 +407,7 @@ impl Coordinator {
         };
         self.context.put(&record);
         self.context.audit(now, "enroll", id, name);
+        self.context.strangers.forget(id);
         self.names.insert(record.name.clone(), id);
         self.devices.insert(id, Device::new(record));
         Ok(())
@@ -415,7 +433,7 @@ impl Coordinator {
             name: name.to_owned(),
             policy,
             created_unix_seconds: now.unix_seconds,
-            last_issued: KeyEpoch::new(self.context.incarnation, 0),
+            last_issued: KeyEpoch::new(self.context.meta.incarnation, 0),
             send: KeyEpoch::default(),
             oldest: KeyEpoch::default(),
             rotation: None,
@@ -580,7 +598,7 @@ impl Coordinator {
     }
 
     fn check_issuing(&self) -> Result<(), CommandError> {
-        if self.context.is_superseded { Err(CommandError::Superseded) } else { Ok(()) }
+        if self.context.is_superseded() { Err(CommandError::Superseded) } else { Ok(()) }
     }
 
     fn check_done(&mut self, done: Result<(), crate::group::commit::Failed>) -> Result<(), CommandError> {

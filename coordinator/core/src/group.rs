@@ -9,6 +9,7 @@ pub(crate) mod admit;
 pub(crate) mod catch_up;
 pub(crate) mod commit;
 pub(crate) mod confirm;
+mod issued;
 pub(crate) mod remove;
 pub(crate) mod renew;
 pub(crate) mod resend;
@@ -25,7 +26,10 @@ use fleetkey_wire::{
 
 use crate::context::Context;
 use crate::device::Device;
-use crate::records::{CellRecord, CommitRecord, GroupRecord, KeyRecord, MemberRecord, Place, WelcomeRecord};
+use crate::policy::Policy;
+use crate::records::{
+    CellRecord, CommitRecord, GroupRecord, KeyRecord, MemberRecord, Place, Rotation, WelcomeRecord,
+};
 use crate::store::StoreError;
 
 /// All devices, by id.
@@ -33,6 +37,9 @@ pub(crate) type Devices = BTreeMap<DeviceId, Device>;
 
 /// Commits of a cell that are kept for members that missed them.
 const KEPT_COMMITS: usize = 16;
+/// How often deadlines of the calendar are looked at.
+const MIN_TICK_SECONDS: u64 = 1;
+const MAX_TICK_SECONDS: u64 = 30;
 
 /// A live group secret with the newest statement on it.
 #[derive(Debug)]
@@ -79,6 +86,13 @@ pub(crate) struct PendingWelcome {
 impl Cell {
     pub(crate) fn id(&self) -> CellId {
         self.managed.context().cell
+    }
+
+    /// When it is to have its next commit with a path.
+    fn renewal_due(&self, policy: &Policy) -> u64 {
+        // Between 80 and 95 % of the age allowed, so that cells made together do not all renew at once.
+        let share = 80 + u64::from(self.id().as_bytes()[0]) % 16;
+        self.last_path_unix_seconds.saturating_add(policy.cell_max_age_seconds.saturating_mul(share) / 100)
     }
 
     /// Writes the cell down as it is now.
@@ -139,6 +153,10 @@ pub(crate) struct Group {
     window_until: Option<Millis>,
     in_flight: Option<InFlight>,
     resend: Option<resend::Resend>,
+    /// Every key epoch that was issued, as far back as is kept.
+    pub(crate) issued: issued::Issued,
+    /// When deadlines that are kept in seconds of the calendar are looked at next.
+    tick_at: Millis,
 }
 
 impl Group {
@@ -157,6 +175,8 @@ impl Group {
             window_until: None,
             in_flight: None,
             resend: None,
+            issued: issued::Issued::default(),
+            tick_at: Millis::default(),
         }
     }
 
@@ -197,6 +217,7 @@ impl Group {
 
     /// Counts what was loaded, and takes up what the last process left undone.
     pub(crate) fn resume(&mut self, now: Now) {
+        self.tick_at = now.mono;
         let newest = self.newest_digest();
         self.placed = self.members.values().filter(|member| member.cell().is_some()).count();
         self.acknowledged = self.members.values().filter(|member| member.has_acknowledged(newest)).count();
@@ -262,8 +283,17 @@ impl Group {
         CellContext { fleet: context.fleet(), group: self.id(), cell }
     }
 
-    /// The next moment at which [`Self::handle_timeout`] has something to do, apart from once a second.
-    pub(crate) fn poll_timeout(&self) -> Option<Millis> {
+    /// Whether a genuine statement is another coordinator's: a copy's, or of a time that this one was rolled back
+    /// from. What is older than is kept, and what was issued before a restore, counts as its own.
+    pub(crate) fn is_anothers(&self, key_epoch: KeyEpoch, digest: ShortDigest, incarnation: u32) -> bool {
+        if key_epoch > self.record.last_issued {
+            return true;
+        }
+        key_epoch.incarnation() == incarnation && self.issued.contradicts(key_epoch, digest)
+    }
+
+    /// The next moment at which [`Self::handle_timeout`] has something to do.
+    pub(crate) fn poll_timeout(&self) -> Millis {
         let window = self.window_until.map(|until| match &self.in_flight {
             Some(flight) if self.afresh.is_empty() => until.max(flight.until),
             Some(_) | None => until,
@@ -276,7 +306,7 @@ impl Group {
             .chain(resend)
             .chain(self.ask_again.as_ref().map(|ask| ask.at))
             .chain(renewals)
-            .min()
+            .fold(self.tick_at, Millis::min)
     }
 
     /// Does what is due.
@@ -292,9 +322,49 @@ impl Group {
         }
         self.ask_again_on_time(context, devices, now);
         self.admit(context, devices, now, rng);
+        self.mend_clock(context, now);
         self.rotate_on_time(context, devices, now, rng);
         self.renew_on_time(context, devices, now, rng);
         self.resend_on_time(context, devices, now);
+        if self.tick_at <= now.mono {
+            self.tick_at = now.mono.plus(self.seconds_to_next(now) * 1_000);
+        }
+    }
+
+    /// Deadlines of the calendar have changed.
+    fn tick_soon(&mut self, now: Now) {
+        self.tick_at = self.tick_at.min(now.mono.plus(MIN_TICK_SECONDS * 1_000));
+    }
+
+    /// Until a deadline of the calendar is due; never long, as a clock may be set.
+    fn seconds_to_next(&self, now: Now) -> u64 {
+        let renewal = self.cells.values().filter(|cell| cell.renewal.is_none());
+        let renewal = renewal.map(|cell| cell.renewal_due(&self.record.policy));
+        let due = renewal.chain(self.rotation_due()).min().unwrap_or(u64::MAX);
+        due.saturating_sub(now.unix_seconds).clamp(MIN_TICK_SECONDS, MAX_TICK_SECONDS)
+    }
+
+    /// Nothing has happened in the future: where the clock was set back, what it has stamped counts from now on.
+    fn mend_clock(&mut self, context: &mut Context, now: Now) {
+        let mut is_mended = false;
+        let mut mend = |since: &mut u64| {
+            is_mended |= *since > now.unix_seconds;
+            *since = (*since).min(now.unix_seconds);
+        };
+        mend(&mut self.record.last_rekey_unix_seconds);
+        match &mut self.record.rotation {
+            Some(
+                Rotation::Distributing { since_unix_seconds } | Rotation::Activated { since_unix_seconds },
+            ) => mend(since_unix_seconds),
+            None => {}
+        }
+        if is_mended {
+            context.put(&self.record);
+        }
+        for cell in self.cells.values_mut().filter(|cell| cell.last_path_unix_seconds > now.unix_seconds) {
+            cell.last_path_unix_seconds = now.unix_seconds;
+            cell.put(context);
+        }
     }
 
     fn end_flight(&mut self) {

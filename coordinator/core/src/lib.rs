@@ -15,6 +15,7 @@ mod policy;
 pub mod records;
 mod status;
 mod store;
+mod strangers;
 
 pub use context::{Setup, Timing};
 pub use coordinator::Coordinator;

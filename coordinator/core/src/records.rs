@@ -39,11 +39,13 @@ pub enum Table {
     Outbox,
     /// [`AuditRecord`] by number.
     Audit,
+    /// [`IssuedRecord`] by group and key epoch.
+    Issued,
 }
 
 impl Table {
     /// Every table, in the order in which they are loaded.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Meta,
         Self::Device,
         Self::Group,
@@ -55,6 +57,7 @@ impl Table {
         Self::KeyPackage,
         Self::Outbox,
         Self::Audit,
+        Self::Issued,
     ];
 
     /// Its name in the database.
@@ -71,6 +74,7 @@ impl Table {
             Self::KeyPackage => "key_package",
             Self::Outbox => "outbox",
             Self::Audit => "audit",
+            Self::Issued => "issued",
         }
     }
 
@@ -86,7 +90,8 @@ impl Table {
             | Self::Welcome
             | Self::KeyPackage
             | Self::Outbox
-            | Self::Audit => false,
+            | Self::Audit
+            | Self::Issued => false,
         }
     }
 }
@@ -139,6 +144,44 @@ fn pair(first: &[u8], second: &[u8]) -> Vec<u8> {
 pub struct MetaRecord {
     /// The incarnation that key epochs are issued in.
     pub incarnation: u32,
+    /// That this database was made from a backup, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
+    /// That a device has shown this coordinator to be a copy, or to have been rolled back. It issues nothing
+    /// until it is restored, which gives it an incarnation of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<Superseded>,
+}
+
+impl MetaRecord {
+    /// Of a database that is neither restored nor superseded.
+    pub const fn new(incarnation: u32) -> Self {
+        Self { incarnation, restored: None, superseded: None }
+    }
+}
+
+/// Where a restored database comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// When the backup was made.
+    pub backup_unix_seconds: u64,
+    /// When it was restored.
+    pub unix_seconds: u64,
+    /// The incarnation that the backup was made in.
+    pub former_incarnation: u32,
+}
+
+/// What a device has shown to a coordinator that is not the only one, or not the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Superseded {
+    /// When.
+    pub unix_seconds: u64,
+    /// The device.
+    pub device: DeviceId,
+    /// The group.
+    pub group: GroupId,
+    /// The key epoch of a genuine statement that this coordinator never made.
+    pub key_epoch: KeyEpoch,
 }
 
 impl Record for MetaRecord {
@@ -474,5 +517,28 @@ impl Record for AuditRecord {
     const TABLE: Table = Table::Audit;
     fn key(&self) -> Vec<u8> {
         pair(&self.unix_seconds.to_be_bytes(), &self.number.to_be_bytes())
+    }
+}
+
+/// That a key epoch was issued, and which secret it names for ever. Kept long after the secret is gone, so that a
+/// statement on it by anybody else is known for what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedRecord {
+    /// The group.
+    pub group: GroupId,
+    /// The key epoch.
+    pub key_epoch: KeyEpoch,
+    /// The commitment to its secret.
+    #[serde(with = "serde_bytes")]
+    pub commitment: [u8; 32],
+    /// The short digests of all statements made on it, 8 bytes each, one after the other.
+    #[serde(with = "serde_bytes")]
+    pub statements: Vec<u8>,
+}
+
+impl Record for IssuedRecord {
+    const TABLE: Table = Table::Issued;
+    fn key(&self) -> Vec<u8> {
+        pair(self.group.as_bytes(), &self.key_epoch.0.to_be_bytes())
     }
 }

@@ -180,8 +180,8 @@ impl Coordinator {
         }
         Status {
             fleet: self.context.fleet().to_string(),
-            incarnation: self.context.incarnation,
-            superseded: self.context.is_superseded,
+            incarnation: self.context.meta.incarnation,
+            superseded: self.context.is_superseded(),
             enrolled: by_standing[0],
             quarantined: by_standing[1],
             revoked: by_standing[2],

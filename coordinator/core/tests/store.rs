@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use fleetkey_coordinator_core::records::{
-    AuditRecord, CellRecord, CommitRecord, GroupRecord, KeyPackageRecord, KeyRecord, MetaRecord,
-    OutboxRecord, Outgoing, Record, WelcomeRecord,
+    AuditRecord, CellRecord, CommitRecord, GroupRecord, IssuedRecord, KeyPackageRecord, KeyRecord,
+    MetaRecord, OutboxRecord, Outgoing, Record, Restored, Superseded, WelcomeRecord,
 };
 use fleetkey_coordinator_core::{
     DeviceRecord, MemberRecord, MemoryStore, Place, Policy, Rotation, Row, Standing, Store, StoreError,
@@ -59,7 +59,16 @@ fn rows() -> Vec<(&'static str, Write)> {
         confirmed_unix_seconds: 4,
     };
     vec![
-        ("meta", MetaRecord { incarnation: 7 }.put()),
+        ("meta", MetaRecord::new(7).put()),
+        (
+            "meta restored and superseded",
+            MetaRecord {
+                incarnation: 7,
+                restored: Some(Restored { backup_unix_seconds: 1, unix_seconds: 2, former_incarnation: 6 }),
+                superseded: Some(Superseded { unix_seconds: 3, device: DEVICE, group: GROUP, key_epoch }),
+            }
+            .put(),
+        ),
         ("device enrolled", device(Standing::Enrolled).put()),
         ("device quarantined", device(Standing::Quarantined { unix_seconds: 5 }).put()),
         ("device revoked", device(Standing::Revoked { unix_seconds: 5, reason: "stolen".into() }).put()),
@@ -119,6 +128,11 @@ fn rows() -> Vec<(&'static str, Write)> {
             }
             .put(),
         ),
+        (
+            "issued",
+            IssuedRecord { group: GROUP, key_epoch, commitment: [0x88; 32], statements: vec![0x99; 16] }
+                .put(),
+        ),
     ]
 }
 
@@ -137,10 +151,10 @@ fn stored_formats_stay_what_they_are() {
 
 #[test]
 fn a_row_of_another_version_or_cut_short_is_refused_by_its_name() {
-    let write = MetaRecord { incarnation: 7 }.put();
+    let write = MetaRecord::new(7).put();
     let value = write.value.expect("a put has a value");
     let row = |value: &[u8]| Row { table: Table::Meta, key: write.key.clone(), value: value.to_vec().into() };
-    assert_eq!(MetaRecord::read(&row(&value)).expect("reads back"), MetaRecord { incarnation: 7 });
+    assert_eq!(MetaRecord::read(&row(&value)).expect("reads back"), MetaRecord::new(7));
     let mut later = value.to_vec();
     later[0] = 2;
     for bad in [&later[..], &value[..value.len() - 1], &[]] {

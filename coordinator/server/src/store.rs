@@ -13,14 +13,16 @@ use std::time::Duration;
 use fleetkey_coordinator_core::{Row, Store, StoreError, Table, Write};
 use fleetkey_vault::{MasterKey, Vault, VaultError};
 use rand_core::OsRng;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
 /// Marks the file as ours (`PRAGMA application_id`): "fkco".
 const APPLICATION_ID: i32 = 0x666b_636f;
 
 /// The layout that this build writes and reads (`PRAGMA user_version`).
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
+/// The oldest layout that is brought up to date when it is opened: it lacks tables, and nothing else.
+const OLDEST_SCHEMA_VERSION: i32 = 1;
 
 /// Statements kept prepared: a put and a delete for every table, and some.
 const PREPARED_STATEMENTS: usize = 64;
@@ -127,25 +129,31 @@ impl SqliteStore {
             return Err(OpenError::NotOurs { path: path.to_owned() });
         }
         let got = pragma("user_version")?;
-        if got != SCHEMA_VERSION {
+        if !(OLDEST_SCHEMA_VERSION..=SCHEMA_VERSION).contains(&got) {
             return Err(OpenError::OtherSchema { path: path.to_owned(), got });
         }
         let vault = vault(master);
         check_sentinel(path, &connection, &vault)?;
-        Ok(Self { connection, vault })
+        let mut store = Self { connection, vault };
+        if got < SCHEMA_VERSION {
+            store.bring_up_to_date().map_err(|error| failed(path, "bring it up to date", &error))?;
+        }
+        Ok(store)
     }
 
     fn lay_out(&mut self) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
-        for table in Table::ALL {
-            transaction.execute_batch(&format!(
-                "CREATE TABLE {} (key BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
-                table.name()
-            ))?;
-        }
+        create_tables(&transaction)?;
         transaction.execute_batch("CREATE TABLE vault (sentinel BLOB NOT NULL) STRICT")?;
         transaction.execute("INSERT INTO vault (sentinel) VALUES (?1)", [self.vault.sentinel(&mut OsRng)])?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.commit()
+    }
+
+    fn bring_up_to_date(&mut self) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+        create_tables(&transaction)?;
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()
     }
@@ -216,6 +224,18 @@ impl std::fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SqliteStore").field("path", &self.connection.path()).finish_non_exhaustive()
     }
+}
+
+/// Every table that is not there yet.
+fn create_tables(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    for table in Table::ALL {
+        transaction.execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS {} (key BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL) \
+             STRICT, WITHOUT ROWID",
+            table.name()
+        ))?;
+    }
+    Ok(())
 }
 
 fn vault(master: &MasterKey) -> Vault {

@@ -178,6 +178,19 @@ fn a_later_schema_is_refused_with_its_version() {
     assert_eq!(got, SCHEMA_VERSION + 1);
 }
 
+#[test]
+fn a_database_of_the_first_layout_is_brought_up_to_date() {
+    let place = Place::new();
+    let mut store = place.create();
+    store.commit(&[put(Table::Device, b"k", b"v")]).unwrap();
+    drop(store);
+    place.tamper("DROP TABLE issued; PRAGMA user_version = 1");
+    let mut store = place.open().unwrap();
+    store.commit(&[put(Table::Issued, b"k", b"v")]).unwrap();
+    assert_eq!(store.rows(Table::Issued).unwrap().len(), 1);
+    assert_eq!(store.rows(Table::Device).unwrap().len(), 1, "what was there is there");
+}
+
 #[cfg(unix)]
 #[test]
 fn the_file_is_its_owners_alone() {

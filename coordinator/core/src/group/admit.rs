@@ -152,7 +152,7 @@ impl Group {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) {
-        if self.window_until.is_none_or(|until| now.mono < until) || context.is_superseded {
+        if self.window_until.is_none_or(|until| now.mono < until) || context.is_superseded() {
             return;
         }
         let may_rekey = self.in_flight.is_none() || self.record.policy.on_join == OnJoin::Next;

@@ -39,7 +39,8 @@ impl Group {
             return;
         };
         let Some(device) = devices.get_mut(&id) else { return };
-        if shown.cell.is_some_and(|shown| shown.key_epoch > self.record.last_issued) {
+        let incarnation = context.meta.incarnation;
+        if shown.cell.is_some_and(|shown| self.is_anothers(shown.key_epoch, shown.statement, incarnation)) {
             device.say(context, &DownBody::RequestEvidence { group: self.record.id });
         }
         let way = self.way_for(cell_id, id, shown);
@@ -193,7 +194,10 @@ enum Verdict {
 
 fn may_join_afresh(context: &Context, device: &mut Device, now: Now) -> Verdict {
     let timing = &context.setup.timing;
-    let since = now.unix_seconds.saturating_sub(device.record.last_fresh_join_unix_seconds);
+    // Nothing has happened in the future: the clock was set back.
+    let last = device.record.last_fresh_join_unix_seconds.min(now.unix_seconds);
+    device.record.last_fresh_join_unix_seconds = last;
+    let since = now.unix_seconds - last;
     if since >= DAY_SECONDS {
         device.record.fresh_joins = 0;
     }

@@ -186,7 +186,7 @@ impl Group {
     /// The next key epoch to issue, never issued before.
     pub(super) fn next_key_epoch(&self, context: &mut Context) -> Result<KeyEpoch, Failed> {
         let used_up = "the key epochs of this incarnation are used up";
-        self.record.last_issued.next_in(context.incarnation).ok_or_else(|| fail(context, used_up))
+        self.record.last_issued.next_in(context.meta.incarnation).ok_or_else(|| fail(context, used_up))
     }
 
     /// Signs the newest statement, on `key_epoch` and what the record says of `send` and `oldest`.
@@ -214,6 +214,8 @@ impl Group {
             secret: *secret.as_bytes(),
             statement: statement.as_bytes().to_vec(),
         });
+        self.issued.note(context, &statement);
+        self.tick_soon(now);
         self.keys.insert(key_epoch, Key { secret, statement });
         context.put(&self.record);
         self.acknowledged = 0;

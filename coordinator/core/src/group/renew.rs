@@ -35,7 +35,7 @@ impl Group {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) {
-        if context.is_superseded {
+        if context.is_superseded() {
             return;
         }
         let due: Vec<CellId> = self
@@ -60,13 +60,11 @@ impl Group {
     }
 
     fn begin_renewals(&mut self, context: &mut Context, devices: &mut Devices, now: Now) {
-        let max_age = self.record.policy.cell_max_age_seconds;
+        let policy = self.record.policy;
         let mut room =
             CELLS_AT_ONCE.saturating_sub(self.cells.values().filter(|cell| cell.renewal.is_some()).count());
         for (id, cell) in &mut self.cells {
-            // Between 80 and 95 % of the age allowed, so that cells made together do not all renew at once.
-            let share = 80 + u64::from(id.as_bytes()[0]) % 16;
-            let is_due = now.unix_seconds >= cell.last_path_unix_seconds + max_age * share / 100;
+            let is_due = now.unix_seconds >= cell.renewal_due(&policy);
             if room == 0 || !is_due || cell.renewal.is_some() {
                 continue;
             }

@@ -28,6 +28,25 @@ impl Group {
         Ok(key_epoch)
     }
 
+    /// When the rotation moves on, or the next begins, at the latest.
+    pub(super) fn rotation_due(&self) -> Option<u64> {
+        let policy = &self.record.policy;
+        match self.record.rotation {
+            None if policy.rotation_interval_seconds == 0 => None,
+            None => {
+                Some(self.record.last_rekey_unix_seconds.saturating_add(policy.rotation_interval_seconds))
+            }
+            Some(Rotation::Distributing { since_unix_seconds: since }) => {
+                Some(since.saturating_add(policy.rotation_deadline_seconds))
+            }
+            Some(Rotation::Activated { since_unix_seconds: since }) => {
+                let overlap = u64::from(policy.overlap_seconds);
+                let deadline = policy.rotation_deadline_seconds.max(overlap);
+                Some(since.saturating_add(if self.has_threshold() { overlap } else { deadline }))
+            }
+        }
+    }
+
     /// Moves a rotation on when its time has come, or begins one.
     pub(crate) fn rotate_on_time(
         &mut self,
@@ -36,7 +55,7 @@ impl Group {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) {
-        if context.is_superseded {
+        if context.is_superseded() {
             return;
         }
         let policy = &self.record.policy;
