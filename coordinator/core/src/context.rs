@@ -15,7 +15,7 @@ use crate::records::{AuditRecord, MetaRecord, OutboxRecord, Outgoing, Record, Su
 use crate::strangers::Strangers;
 
 /// Who a coordinator is, and how it behaves where no group's policy says so.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Setup {
     /// The fleet.
     pub fleet: FleetId,

@@ -16,6 +16,7 @@ pub mod records;
 mod status;
 mod store;
 mod strangers;
+pub mod writer;
 
 pub use context::{Setup, Timing};
 pub use coordinator::Coordinator;
@@ -25,3 +26,4 @@ pub use policy::{BadPolicy, OnJoin, Policy};
 pub use records::{DeviceRecord, MemberRecord, OutboxRecord, Place, Rotation, Standing, Table};
 pub use status::{CellStatus, GroupStatus, Status};
 pub use store::{MemoryStore, Row, Store, StoreError, Write};
+pub use writer::Writer;

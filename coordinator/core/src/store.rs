@@ -76,6 +76,16 @@ pub trait Store {
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError>;
 }
 
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn rows(&mut self, table: Table) -> Result<Vec<Row>, StoreError> {
+        (**self).rows(table)
+    }
+
+    fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        (**self).commit(writes)
+    }
+}
+
 /// A store in memory, for tests and simulations.
 #[derive(Debug, Default, Clone)]
 pub struct MemoryStore {

@@ -7,22 +7,22 @@
 //! Commands go before messages from devices, so that a storm of hellos delays no revocation. All queues are
 //! bounded. Leaves connections to `link`, and what a decision is to the core.
 
-mod outbound;
 #[cfg(test)]
 mod tests;
 
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fleetkey_coordinator_core::{CommandError, Coordinator, Effects, Event, LoadError, Setup, Store};
+use fleetkey_coordinator_core::writer::{AccessNews, Concluded, Discarded, Readiness};
+pub(crate) use fleetkey_coordinator_core::writer::{OutboxTicket, Outgoing};
+use fleetkey_coordinator_core::{CommandError, Coordinator, Event, LoadError, Publish, Setup, Store, Writer};
 use fleetkey_wire::error::Named;
 use fleetkey_wire::{DeviceId, Now};
 use rand_core::{CryptoRngCore, OsRng};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-use self::outbound::{Dropped, Outbound};
-pub(crate) use self::outbound::{OutboxTicket, Outgoing};
 use crate::clock;
 use crate::cpu::ThreadCpu;
 use crate::feed::PolicyFeed;
@@ -39,9 +39,6 @@ pub(crate) const MAX_HANDED: usize = 1_024;
 const MAX_BATCH: usize = 256;
 /// A batch takes no more inputs after this long.
 const BATCH_TIME: Duration = Duration::from_millis(20);
-/// Waits between attempts to load.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const MAX_RETRY: Duration = Duration::from_secs(30);
 /// How long an orderly end waits for messages to be sent.
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
 /// How often gauges are read off.
@@ -130,7 +127,7 @@ pub(crate) fn start(
     (outgoing, is_connected): (mpsc::Sender<Outgoing>, watch::Receiver<bool>),
     loaded: oneshot::Sender<Result<Option<ThreadCpu>, LoadError>>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let outbound = Outbound::new(outgoing, is_connected);
+    let link = Link { outgoing, is_connected };
     std::thread::Builder::new().name("coordinator".into()).stack_size(STACK_BYTES).spawn(move || {
         // Sealing inside MLS is spread over threads otherwise: that pays off for one cell alone, and takes the
         // processors from everybody else.
@@ -141,9 +138,8 @@ pub(crate) fn start(
             (Err(error), _) => return error!(%error, "no runtime for the coordinator's thread"),
             (_, Err(error)) => return error!(%error, "no thread pool for the coordinator's thread"),
         };
-        let mut thread = Thread::new(engine, ports, outbound);
-        match thread.load() {
-            Ok(()) => {
+        match Thread::load(engine, ports, link) {
+            Ok(mut thread) => {
                 let _ = loaded.send(Ok(thread.cpu.clone()));
                 runtime.block_on(thread.run());
             }
@@ -154,9 +150,19 @@ pub(crate) fn start(
     })
 }
 
-enum State {
-    Loaded(Box<Coordinator>),
-    Failed { retry_at: Instant },
+/// The way to the connection.
+struct Link {
+    outgoing: mpsc::Sender<Outgoing>,
+    is_connected: watch::Receiver<bool>,
+}
+
+impl Link {
+    /// Waits until there is room for a message.
+    async fn room(&self) {
+        if self.outgoing.reserve().await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// What the thread waited for.
@@ -174,26 +180,36 @@ enum Input {
 }
 
 struct Thread {
-    engine: Engine,
+    around: Arc<Surroundings>,
     ports: Ports,
-    state: State,
-    retry: Duration,
-    outbound: Outbound,
+    writer: Writer<Box<dyn Store + Send>>,
+    link: Link,
     cpu: Option<ThreadCpu>,
     gauged_at: Option<Instant>,
 }
 
+/// Who is told of what was decided.
+struct Surroundings {
+    feed: PolicyFeed,
+    events: broadcast::Sender<Event>,
+    counts: Counts,
+    is_ready: watch::Sender<bool>,
+}
+
 impl Thread {
-    fn new(engine: Engine, ports: Ports, outbound: Outbound) -> Self {
-        Self {
-            engine,
-            ports,
-            state: State::Failed { retry_at: Instant::now() },
-            retry: FIRST_RETRY,
-            outbound,
-            cpu: ThreadCpu::of_this_thread(),
-            gauged_at: None,
+    fn load(engine: Engine, ports: Ports, link: Link) -> Result<Self, LoadError> {
+        let Engine { setup, store, feed, events, counts, is_ready } = engine;
+        let around = Surroundings { feed, events, counts, is_ready };
+        let mut observe =
+            |publishes: &[Publish], _: &[Event]| around.count(publishes, &Classifier::for_load());
+        let (writer, concluded) = Writer::open(setup, store, clock::now(), &mut OsRng, &mut observe)?;
+        let cpu = ThreadCpu::of_this_thread();
+        let mut thread = Self { around: Arc::new(around), ports, writer, link, cpu, gauged_at: None };
+        if let Some(concluded) = concluded {
+            thread.speak(concluded);
+            thread.around.set_ready(true);
         }
+        Ok(thread)
     }
 
     async fn run(&mut self) {
@@ -201,8 +217,8 @@ impl Thread {
             match self.hear().await {
                 Heard::Stop(Stop::Run | Stop::Kill) => return,
                 Heard::Stop(Stop::Finish) => return self.finish().await,
-                Heard::Sent(ticket) => self.outbound.settle(ticket),
-                Heard::Room => self.outbound.hand_over(),
+                Heard::Sent(ticket) => self.writer.settle(ticket, clock::now()),
+                Heard::Room => self.hand_over(),
                 Heard::Input(first) => self.step(Some(first)),
                 Heard::Timer => self.step(None),
             }
@@ -211,7 +227,8 @@ impl Thread {
 
     async fn hear(&mut self) -> Heard {
         let wake = tokio::time::Instant::from_std(self.wake_at());
-        let takes_ups = self.outbound.takes_ups();
+        let takes_ups = self.writer.takes_ups();
+        let has_message = self.writer.has_message();
         let Ports { stop, commands, ups, sent } = &mut self.ports;
         // The order is the order of precedence.
         tokio::select! {
@@ -221,7 +238,7 @@ impl Thread {
                 Heard::Stop(stop.map_or(Stop::Kill, |stop| *stop))
             }
             Some(ticket) = sent.recv() => Heard::Sent(ticket),
-            () = self.outbound.room() => Heard::Room,
+            () = self.link.room(), if has_message => Heard::Room,
             Some(command) = commands.recv() => Heard::Input(Input::Command(command)),
             Some(up) = ups.recv(), if takes_ups => Heard::Input(Input::Up(up)),
             () = tokio::time::sleep_until(wake) => Heard::Timer,
@@ -230,36 +247,50 @@ impl Thread {
 
     /// When there is something to do without an input.
     fn wake_at(&self) -> Instant {
-        let own = match &self.state {
-            State::Loaded(coordinator) => coordinator.poll_timeout().map(clock::instant),
-            State::Failed { retry_at } => Some(*retry_at),
-        };
+        let own = self.writer.poll_timeout().map(clock::instant);
         let heartbeat = Instant::now() + GAUGE_EVERY;
-        [own, self.outbound.settle_at()].into_iter().flatten().fold(heartbeat, Instant::min)
+        own.map_or(heartbeat, |own| own.min(heartbeat))
     }
 
     /// Decides one batch that begins with `first`, and does what follows from it.
     fn step(&mut self, first: Option<Input>) {
         self.gauge();
-        if let State::Failed { retry_at } = self.state {
+        self.writer.set_connected(*self.link.is_connected.borrow());
+        if !self.make_ready() {
             // What comes meanwhile is dropped: commands are told so, devices try again.
-            drop(first);
-            if retry_at <= Instant::now()
-                && let Err(error) = self.load()
-            {
-                self.forget(&error.to_string());
-            }
             return;
-        }
-        if self.outbound.is_to_be_read_again() {
-            return self.reload_for_outbox();
         }
         let mut answers = Vec::new();
         // A panic is a fault of ours, and costs what a failed transaction costs: what is in memory. The answers
         // that are lost with it tell whoever waits for them.
         match panic::catch_unwind(AssertUnwindSafe(|| self.decide_batch(first, &mut answers))) {
             Ok(inputs) => self.conclude(inputs, answers),
-            Err(_) => self.fail("a decision panicked: see the log", answers),
+            Err(_) => {
+                self.writer.discard(clock::now());
+                self.fail("a decision panicked: see the log", answers);
+            }
+        }
+    }
+
+    /// Whether there is a coordinator to decide with; loads it again where that is due.
+    fn make_ready(&mut self) -> bool {
+        let around = Arc::clone(&self.around);
+        let mut observe =
+            |publishes: &[Publish], _: &[Event]| around.count(publishes, &Classifier::for_load());
+        match self.writer.ready(clock::now(), &mut OsRng, &mut observe) {
+            Readiness::Ready => true,
+            Readiness::Loaded(concluded) => {
+                info!("loaded again");
+                self.speak(concluded);
+                self.around.set_ready(true);
+                true
+            }
+            Readiness::NotYet { why } => {
+                if let Some(why) = why {
+                    self.around.discarded(&why);
+                }
+                false
+            }
         }
     }
 
@@ -275,7 +306,7 @@ impl Thread {
                 next = self.next_input(answers.is_empty());
             }
         }
-        if let State::Loaded(coordinator) = &mut self.state {
+        if let Some(coordinator) = self.writer.coordinator() {
             let now = clock::now();
             if coordinator.poll_timeout().is_some_and(|at| at <= now.mono) {
                 meter::input("timeout");
@@ -290,14 +321,14 @@ impl Thread {
         if let Ok(command) = self.ports.commands.try_recv() {
             return Some(Input::Command(command));
         }
-        if with_ups && self.outbound.takes_ups() {
+        if with_ups && self.writer.takes_ups() {
             return self.ports.ups.try_recv().ok().map(Input::Up);
         }
         None
     }
 
     fn decide(&mut self, input: Input, answers: &mut Vec<Answer>) {
-        let State::Loaded(coordinator) = &mut self.state else { return };
+        let Some(coordinator) = self.writer.coordinator() else { return };
         let now = clock::now();
         match input {
             Input::Command(command) => {
@@ -306,10 +337,10 @@ impl Thread {
             }
             Input::Up(up) => {
                 meter::input("up");
-                self.engine.counts.received(up.payload.len());
+                self.around.counts.received(up.payload.len());
                 if let Err(refused) = coordinator.handle_up(up.device, &up.payload, now, &mut OsRng) {
                     meter::up_refused(&refused);
-                    self.engine.counts.lock().refused += 1;
+                    self.around.counts.lock().refused += 1;
                     tracing::debug!(reason = refused.name(), %refused, "message refused");
                 }
             }
@@ -318,103 +349,58 @@ impl Thread {
 
     /// Stores what the batch decided, then does it.
     fn conclude(&mut self, inputs: usize, answers: Vec<Answer>) {
-        let State::Loaded(coordinator) = &mut self.state else { return };
-        let effects = match coordinator.take_effects() {
-            Ok(effects) => effects,
-            Err(poisoned) => return self.fail(&poisoned.to_string(), answers),
+        let around = Arc::clone(&self.around);
+        let mut observe = |publishes: &[Publish], events: &[Event]| {
+            around.count(publishes, &Classifier::for_events(events))
         };
-        if let Err(why) = self.commit(inputs, &effects) {
-            return self.fail(&why, answers);
-        }
-        let kinds = Classifier::for_events(&effects.events);
-        self.perform(effects, &kinds);
-        for answer in answers {
-            answer(Ok(()));
-        }
-    }
-
-    fn commit(&mut self, inputs: usize, effects: &Effects) -> Result<(), String> {
-        let is_due = self.outbound.settle_at().is_some_and(|at| at <= Instant::now());
-        if effects.writes.is_empty() && !is_due {
-            return Ok(());
-        }
-        let writes: Vec<_> = effects.writes.iter().cloned().chain(self.outbound.removals()).collect();
         let started = Instant::now();
-        self.engine.store.commit(&writes).map_err(|error| error.to_string())?;
-        meter::transaction(inputs, started.elapsed().as_secs_f64());
-        self.engine.counts.lock().transactions += 1;
-        self.outbound.removed();
-        self.retry = FIRST_RETRY;
-        Ok(())
+        match self.writer.conclude(clock::now(), &mut observe) {
+            Ok(concluded) => {
+                if concluded.has_committed {
+                    meter::transaction(inputs, started.elapsed().as_secs_f64());
+                    self.around.counts.lock().transactions += 1;
+                }
+                self.speak(concluded);
+                for answer in answers {
+                    answer(Ok(()));
+                }
+            }
+            Err(Discarded { why }) => self.fail(&why, answers),
+        }
     }
 
-    fn perform(&mut self, effects: Effects, kinds: &Classifier) {
-        self.engine.feed.change(effects.access);
-        for publish in effects.publishes {
-            let kind = kinds.kind(&publish);
-            self.engine.counts.sent(kind, publish.payload.len());
-            meter::message(kind, publish.payload.len());
-            if self.outbound.push(publish) == Err(Dropped) {
-                meter::dropped();
-                self.engine.counts.lock().dropped += 1;
-            }
+    /// Tells brokers, hands messages over, tells people: in this order.
+    fn speak(&mut self, concluded: Concluded) {
+        let Concluded { access, events, dropped, has_committed: _ } = concluded;
+        match access {
+            AccessNews::Changes(changes) => self.around.feed.change(changes),
+            AccessNews::Everything(everything) => self.around.feed.replace(everything),
         }
-        self.outbound.hand_over();
-        for event in effects.events {
+        self.around.dropped(dropped);
+        self.hand_over();
+        for event in events {
             meter::event(&event);
             log(&event);
             // An error means that nobody listens.
-            let _ = self.engine.events.send(event);
+            let _ = self.around.events.send(event);
         }
     }
 
-    /// Loads the coordinator, tells brokers everything, and publishes what was not known to be sent.
-    fn load(&mut self) -> Result<(), LoadError> {
-        self.outbound.begin_life();
-        let setup = copy(&self.engine.setup);
-        let coordinator = Coordinator::load(setup, &mut *self.engine.store, clock::now(), &mut OsRng)?;
-        self.engine.feed.replace(coordinator.access());
-        self.state = State::Loaded(Box::new(coordinator));
-        self.engine.is_ready.send_replace(true);
-        meter::ready(true);
-        self.conclude_load();
-        Ok(())
-    }
-
-    fn conclude_load(&mut self) {
-        let State::Loaded(coordinator) = &mut self.state else { return };
-        match coordinator.take_effects() {
-            Ok(effects) => match self.commit(0, &effects) {
-                Ok(()) => self.perform(effects, &Classifier::for_load()),
-                Err(why) => self.forget(&why),
-            },
-            Err(poisoned) => self.forget(&poisoned.to_string()),
-        }
-    }
-
-    fn reload_for_outbox(&mut self) {
-        info!("loading again: the outbox holds more than memory did");
-        if let Err(error) = self.load() {
-            self.forget(&error.to_string());
+    /// Hands over as much as the connection has room for, without waiting.
+    fn hand_over(&mut self) {
+        while self.writer.has_message()
+            && let Ok(permit) = self.link.outgoing.try_reserve()
+            && let Some(next) = self.writer.next_message()
+        {
+            permit.send(next);
         }
     }
 
     fn fail(&mut self, why: &str, answers: Vec<Answer>) {
-        self.forget(why);
+        self.around.discarded(why);
         for answer in answers {
             answer(Err(why.to_owned()));
         }
-    }
-
-    /// Drops the coordinator: what it holds in memory may not be what is stored.
-    fn forget(&mut self, why: &str) {
-        error!(why, retry_ms = self.retry.as_millis() as u64, "state discarded, to be loaded again");
-        meter::store_failure();
-        meter::ready(false);
-        self.engine.is_ready.send_replace(false);
-        self.outbound.begin_life();
-        self.state = State::Failed { retry_at: Instant::now() + self.retry };
-        self.retry = (self.retry * 2).min(MAX_RETRY);
     }
 
     /// An orderly end: commands that wait are decided, messages are sent, the outbox is settled.
@@ -424,21 +410,21 @@ impl Thread {
             self.step(Some(Input::Command(command)));
         }
         while let Ok(ticket) = self.ports.sent.try_recv() {
-            self.outbound.settle(ticket);
+            self.writer.settle(ticket, clock::now());
         }
         let end = tokio::time::Instant::now() + FINISH_WITHIN;
-        while self.outbound.is_connected() && self.outbound.depth() > 0 {
-            self.outbound.hand_over();
+        while *self.link.is_connected.borrow() && self.writer.depth() > 0 {
+            self.hand_over();
             match tokio::time::timeout_at(end, self.ports.sent.recv()).await {
-                Ok(Some(ticket)) => self.outbound.settle(ticket),
+                Ok(Some(ticket)) => self.writer.settle(ticket, clock::now()),
                 Ok(None) => break,
                 Err(_) => {
-                    warn!(messages = self.outbound.depth(), "left in the outbox");
+                    warn!(messages = self.writer.depth(), "left in the outbox");
                     break;
                 }
             }
         }
-        self.outbound.settle_now();
+        self.writer.settle_now(clock::now());
         self.conclude(0, Vec::new());
     }
 
@@ -450,21 +436,40 @@ impl Thread {
         self.gauged_at = Some(Instant::now());
         meter::queue("up", self.ports.ups.len());
         meter::queue("command", self.ports.commands.len());
-        meter::queue("outbox", self.outbound.depth());
+        meter::queue("outbox", self.writer.depth());
         if let Some(spent) = self.cpu.as_ref().and_then(ThreadCpu::read) {
             meter::cpu(spent.as_secs_f64());
         }
     }
 }
 
-fn copy(setup: &Setup) -> Setup {
-    Setup {
-        fleet: setup.fleet,
-        identity: setup.identity.clone(),
-        chain: setup.chain.clone(),
-        generation: setup.generation,
-        key_id: setup.key_id,
-        timing: setup.timing,
+impl Surroundings {
+    /// Keeps account of messages that are about to be queued.
+    fn count(&self, publishes: &[Publish], kinds: &Classifier) {
+        for publish in publishes {
+            let kind = kinds.kind(publish);
+            self.counts.sent(kind, publish.payload.len());
+            meter::message(kind, publish.payload.len());
+        }
+    }
+
+    fn dropped(&self, messages: usize) {
+        if messages > 0 {
+            meter::dropped(messages as u64);
+            self.counts.lock().dropped += messages as u64;
+        }
+    }
+
+    fn set_ready(&self, is_ready: bool) {
+        meter::ready(is_ready);
+        self.is_ready.send_replace(is_ready);
+    }
+
+    /// What is in memory may not be what is stored: it is dropped.
+    fn discarded(&self, why: &str) {
+        error!(why, "state discarded, to be loaded again");
+        meter::store_failure();
+        self.set_ready(false);
     }
 }
 

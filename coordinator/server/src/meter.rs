@@ -113,8 +113,8 @@ pub(crate) fn ups_dropped(count: u64) {
     counter!(UPS_DROPPED).increment(count);
 }
 
-pub(crate) fn dropped() {
-    counter!(DROPPED).increment(1);
+pub(crate) fn dropped(messages: u64) {
+    counter!(DROPPED).increment(messages);
 }
 
 pub(crate) fn transaction(inputs: usize, seconds: f64) {

@@ -226,7 +226,7 @@ async fn what_was_not_known_to_be_sent_is_published_again_after_a_crash() {
         let mut wired = rig.start().await;
         let again = wired.outgoing.recv().await.unwrap();
         assert_eq!(again.topic, Topic::Down { fleet: rig.fleet.id(), device: device.id });
-        assert_eq!(again.ticket, Some(OutboxTicket { life: 1, number: 7 }), "crash {crash}");
+        assert_eq!(again.ticket.map(OutboxTicket::number), Some(7), "crash {crash}");
         assert_eq!(wired.handle.stats().await.unwrap().republished.messages, 1);
         end(wired, Stop::Kill).await;
         assert_eq!(rig.rows.of(Table::Outbox).len(), 1, "it was not known to be sent");
@@ -250,14 +250,18 @@ async fn a_ticket_of_an_earlier_life_settles_nothing() {
     let device = enroll(&service, "pump-1").await;
     let row = OutboxRecord { number: 0, outgoing: Stored::Device { device: device.id } };
     rig.rows.hold().rows.commit(&[row.put()]).unwrap();
-    rig.rows.hold().commits_fail = true;
-    service.create_group("pumps", Policy::default()).await.unwrap_err();
-    rig.rows.hold().commits_fail = false;
-    service.loaded().await;
-    let current = wired.outgoing.recv().await.unwrap().ticket.unwrap();
-    assert_eq!(current.number, 0);
+    let mut tickets = Vec::new();
+    for _ in 0..2 {
+        rig.rows.hold().commits_fail = true;
+        service.create_group("pumps", Policy::default()).await.unwrap_err();
+        rig.rows.hold().commits_fail = false;
+        service.loaded().await;
+        tickets.push(wired.outgoing.recv().await.unwrap().ticket.unwrap());
+    }
+    let [earlier, current] = tickets[..] else { panic!("{tickets:?}") };
+    assert_eq!((earlier.number(), current.number()), (0, 0));
 
-    wired.sent.send(OutboxTicket { life: current.life - 1, number: 0 }).await.unwrap();
+    wired.sent.send(earlier).await.unwrap();
     service.create_group("valves", Policy::default()).await.unwrap();
     assert_eq!(rig.rows.of(Table::Outbox).len(), 1);
 

@@ -4,42 +4,52 @@
 //! kept, up to a limit; beyond it the outbox alone remembers, and is read again by loading the coordinator anew.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
 
-use fleetkey_coordinator_core::{OutboxRecord, Publish, Write};
-use fleetkey_wire::Topic;
-use tokio::sync::{mpsc, watch};
+use fleetkey_wire::{Millis, Topic};
+
+use crate::effects::Publish;
+use crate::records::OutboxRecord;
+use crate::store::Write;
 
 /// While this many messages wait, no more are taken from devices.
 const MESSAGES_BEFORE_UPS_WAIT: usize = 8_192;
 /// What may wait in memory.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// How long rows that are sent may stay in the outbox, waiting to share a transaction.
-const SETTLE_WITHIN: Duration = Duration::from_millis(200);
+const SETTLE_WITHIN_MILLISECONDS: u64 = 200;
 
 /// A row of the outbox, and in which life of the coordinator it was read or written: numbers may come again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct OutboxTicket {
-    pub(super) life: u64,
-    pub(super) number: u64,
+pub struct OutboxTicket {
+    life: u64,
+    number: u64,
+}
+
+impl OutboxTicket {
+    /// The row.
+    pub const fn number(self) -> u64 {
+        self.number
+    }
 }
 
 /// A message to publish. Its ticket is given back when it is handed to the connection.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) topic: Topic,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) ticket: Option<OutboxTicket>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where to.
+    pub topic: Topic,
+    /// What.
+    pub payload: Vec<u8>,
+    /// The row of the outbox that it settles.
+    pub ticket: Option<OutboxTicket>,
 }
 
 /// There is no connection, or no room, and the message is not needed later.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Dropped;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Outbound {
-    link: mpsc::Sender<Outgoing>,
-    is_connected: watch::Receiver<bool>,
+    is_connected: bool,
     /// Counts the loads.
     life: u64,
     pending: VecDeque<Outgoing>,
@@ -49,24 +59,10 @@ pub(super) struct Outbound {
     /// Tickets that were handed over and have not come back.
     handed: usize,
     settled: Vec<u64>,
-    settle_at: Option<Instant>,
+    settle_at: Option<Millis>,
 }
 
 impl Outbound {
-    pub(super) fn new(link: mpsc::Sender<Outgoing>, is_connected: watch::Receiver<bool>) -> Self {
-        Self {
-            link,
-            is_connected,
-            life: 0,
-            pending: VecDeque::new(),
-            pending_bytes: 0,
-            has_overflowed: false,
-            handed: 0,
-            settled: Vec::new(),
-            settle_at: None,
-        }
-    }
-
     /// Forgets everything: what the outbox holds is read from there again.
     pub(super) fn begin_life(&mut self) {
         self.life += 1;
@@ -77,11 +73,15 @@ impl Outbound {
         self.settle_at = None;
     }
 
+    pub(super) const fn set_connected(&mut self, is_connected: bool) {
+        self.is_connected = is_connected;
+    }
+
     pub(super) fn push(&mut self, publish: Publish) -> Result<(), Dropped> {
         let Publish { topic, payload, outbox } = publish;
         let has_room = self.pending_bytes + payload.len() <= MAX_BYTES;
         let ticket = match outbox {
-            None if has_room && self.is_connected() => None,
+            None if has_room && self.is_connected => None,
             None => return Err(Dropped),
             Some(number) if has_room && !self.has_overflowed => {
                 Some(OutboxTicket { life: self.life, number })
@@ -96,42 +96,31 @@ impl Outbound {
         Ok(())
     }
 
-    /// Hands over as much as the link has room for, without waiting.
-    pub(super) fn hand_over(&mut self) {
-        while !self.pending.is_empty()
-            && let Ok(permit) = self.link.try_reserve()
-            && let Some(next) = self.pending.pop_front()
-        {
-            self.pending_bytes -= next.payload.len();
-            self.handed += usize::from(next.ticket.is_some());
-            permit.send(next);
-        }
-    }
-
-    /// Waits until there is something to hand over, and room for it.
-    pub(super) async fn room(&self) {
-        if self.pending.is_empty() || self.link.reserve().await.is_err() {
-            std::future::pending().await
-        }
+    /// The next message to hand to the connection.
+    pub(super) fn pop(&mut self) -> Option<Outgoing> {
+        let next = self.pending.pop_front()?;
+        self.pending_bytes -= next.payload.len();
+        self.handed += usize::from(next.ticket.is_some());
+        Some(next)
     }
 
     /// A message is with the connection: its row of the outbox can go.
-    pub(super) fn settle(&mut self, ticket: OutboxTicket) {
+    pub(super) fn settle(&mut self, ticket: OutboxTicket, now: Millis) {
         self.handed = self.handed.saturating_sub(1);
         // What an earlier life handed over was read from the outbox, and published again in this one.
         if ticket.life == self.life {
             self.settled.push(ticket.number);
-            self.settle_at.get_or_insert_with(|| Instant::now() + SETTLE_WITHIN);
+            self.settle_at.get_or_insert_with(|| now.plus(SETTLE_WITHIN_MILLISECONDS));
         }
     }
 
     /// When rows have to go at the latest.
-    pub(super) fn settle_at(&self) -> Option<Instant> {
+    pub(super) const fn settle_at(&self) -> Option<Millis> {
         self.settle_at
     }
 
-    pub(super) fn settle_now(&mut self) {
-        self.settle_at = self.settle_at.map(|_| Instant::now());
+    pub(super) fn settle_now(&mut self, now: Millis) {
+        self.settle_at = self.settle_at.map(|at| at.min(now));
     }
 
     /// Removes the rows that can go.
@@ -145,8 +134,8 @@ impl Outbound {
         self.settle_at = None;
     }
 
-    pub(super) fn is_connected(&self) -> bool {
-        *self.is_connected.borrow()
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
     }
 
     /// Whether messages of devices can be answered, or would only pile up.
@@ -156,10 +145,10 @@ impl Outbound {
 
     /// Whether the outbox holds more than memory, and it is time to read it.
     pub(super) fn is_to_be_read_again(&self) -> bool {
-        self.has_overflowed && self.pending.is_empty() && self.is_connected()
+        self.has_overflowed && self.pending.is_empty() && self.is_connected
     }
 
-    /// Messages that wait, or are with the link.
+    /// Messages that wait, or are with the connection.
     pub(super) fn depth(&self) -> usize {
         self.pending.len() + self.handed
     }
@@ -176,33 +165,27 @@ mod tests {
         Publish { topic, payload: vec![0; bytes], outbox }
     }
 
-    fn outbound(room: usize) -> (Outbound, mpsc::Receiver<Outgoing>, watch::Sender<bool>) {
-        let (link, out) = mpsc::channel(room);
-        let (connected, is_connected) = watch::channel(true);
-        (Outbound::new(link, is_connected), out, connected)
+    fn connected() -> Outbound {
+        let mut outbound = Outbound::default();
+        outbound.set_connected(true);
+        outbound
     }
 
     #[test]
-    fn messages_leave_in_order_as_there_is_room() {
-        let (mut outbound, mut out, _connected) = outbound(2);
+    fn messages_leave_in_order_and_are_counted_until_they_are_settled() {
+        let mut outbound = connected();
         for number in 0..3 {
-            outbound.push(publish(1, Some(number))).unwrap();
+            outbound.push(publish(1, Some(number))).expect("there is room");
         }
-        let mut numbers = Vec::new();
-        for _ in 0..2 {
-            outbound.hand_over();
-            while let Ok(next) = out.try_recv() {
-                numbers.push(next.ticket.unwrap().number);
-            }
-        }
+        let numbers: Vec<_> =
+            std::iter::from_fn(|| outbound.pop()).filter_map(|next| Some(next.ticket?.number)).collect();
         assert_eq!(numbers, [0, 1, 2]);
         assert_eq!(outbound.depth(), 3, "none has come back");
     }
 
     #[test]
     fn without_a_connection_only_what_is_in_the_outbox_is_kept() {
-        let (mut outbound, _out, connected) = outbound(2);
-        connected.send_replace(false);
+        let mut outbound = Outbound::default();
         assert_eq!(outbound.push(publish(1, None)), Err(Dropped));
         assert_eq!(outbound.push(publish(1, Some(1))), Ok(()));
         assert_eq!(outbound.depth(), 1);
@@ -210,8 +193,7 @@ mod tests {
 
     #[test]
     fn beyond_its_limit_the_outbox_alone_remembers_until_it_is_read_again() {
-        let (mut outbound, mut out, connected) = outbound(100);
-        connected.send_replace(false);
+        let mut outbound = Outbound::default();
         for number in 0..66 {
             assert_eq!(outbound.push(publish(1024 * 1024, Some(number))), Ok(()));
         }
@@ -220,14 +202,23 @@ mod tests {
         assert_eq!(outbound.depth(), 64, "a later one does not overtake");
         assert!(!outbound.is_to_be_read_again());
 
-        connected.send_replace(true);
-        outbound.hand_over();
-        while let Ok(next) = out.try_recv() {
-            outbound.settle(next.ticket.unwrap());
+        outbound.set_connected(true);
+        while let Some(next) = outbound.pop() {
+            outbound.settle(next.ticket.expect("each is in the outbox"), Millis(1));
         }
         assert_eq!(outbound.removals().count(), 64);
         assert!(outbound.is_to_be_read_again());
         outbound.begin_life();
         assert!(!outbound.is_to_be_read_again());
+    }
+
+    #[test]
+    fn a_ticket_of_a_former_life_settles_nothing() {
+        let mut outbound = connected();
+        outbound.push(publish(1, Some(1))).expect("there is room");
+        let ticket = outbound.pop().and_then(|next| next.ticket).expect("it is in the outbox");
+        outbound.begin_life();
+        outbound.settle(ticket, Millis(1));
+        assert_eq!(outbound.removals().count(), 0);
     }
 }
