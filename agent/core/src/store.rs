@@ -108,6 +108,16 @@ pub trait Store {
     fn commit(&mut self, writes: &Writes) -> Result<(), StoreError>;
 }
 
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn load_all(&mut self) -> Result<Entries, StoreError> {
+        (**self).load_all()
+    }
+
+    fn commit(&mut self, writes: &Writes) -> Result<(), StoreError> {
+        (**self).commit(writes)
+    }
+}
+
 /// A store that lives as long as the process. Clones share what is stored, as two openings of one file would.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore(Arc<Mutex<Entries>>);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fleetkey_agent_core::{
-    Agent, AgentConfig, Effects, Event, Input, LoadError, Output, Refused, Store, StoreError,
+    AgentConfig, Event, Input, Keeper, KeeperError, Kept, LoadError, Output, Refused, Store, StoreError,
 };
 use fleetkey_mqtt::{BadOptions, Client, Events, Options};
 use fleetkey_wire::{DeviceId, Millis, Now, Topic};
@@ -88,6 +88,15 @@ pub enum StartError {
     Mqtt(#[from] BadOptions),
 }
 
+impl From<KeeperError> for StartError {
+    fn from(error: KeeperError) -> Self {
+        match error {
+            KeeperError::Store(error) => Self::Store(error),
+            KeeperError::Load(error) => Self::Load(error),
+        }
+    }
+}
+
 /// Starts an agent on the current tokio runtime. It runs until [`AgentHandle::stop`], or until every handle is gone.
 ///
 /// # Errors
@@ -96,18 +105,16 @@ pub enum StartError {
 /// # Panics
 /// Outside of a tokio runtime.
 pub fn spawn(setup: AgentSetup) -> Result<AgentHandle, StartError> {
-    let AgentSetup { config, mut store, mqtt, connect, record, observer } = setup;
+    let AgentSetup { config, store, mqtt, connect, record, observer } = setup;
     let clock = Clock::start();
-    let agent = load(&config, store.as_mut(), clock.now())?;
-    let device = agent.device();
+    let keeper = Keeper::open(config, store, clock.now())?;
+    let device = keeper.agent().device();
     let (commands, received) = mpsc::channel(MAX_COMMANDS);
     let (events, _) = broadcast::channel(MAX_EVENTS);
     let meter = Arc::new(Meter::new(record));
     let mut task = Task {
         device,
-        agent,
-        config,
-        store,
+        keeper,
         mqtt,
         clock,
         link: Link::Unplugged,
@@ -123,15 +130,6 @@ pub fn spawn(setup: AgentSetup) -> Result<AgentHandle, StartError> {
     }
     tokio::spawn(task.run(received));
     Ok(AgentHandle { device, commands, events, meter })
-}
-
-fn load(config: &AgentConfig, store: &mut dyn Store, now: Now) -> Result<Agent, StartError> {
-    let entries = store.load_all()?;
-    let (agent, writes) = Agent::load(config.clone(), &entries, now)?;
-    if !writes.is_empty() {
-        store.commit(&writes)?;
-    }
-    Ok(agent)
 }
 
 /// The time, as the state machine takes it.
@@ -169,9 +167,7 @@ enum Link {
 
 struct Task {
     device: DeviceId,
-    agent: Agent,
-    config: AgentConfig,
-    store: Box<dyn Store + Send>,
+    keeper: Keeper<Box<dyn Store + Send>>,
     mqtt: Options,
     clock: Clock,
     link: Link,
@@ -194,7 +190,7 @@ enum Woken {
 impl Task {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
-            let deadline = self.agent.poll_timeout().map(|at| self.clock.instant(at));
+            let deadline = self.keeper.agent().poll_timeout().map(|at| self.clock.instant(at));
             let woken = tokio::select! {
                 command = commands.recv() => Woken::Command(command),
                 woken = next(&mut self.link) => woken,
@@ -225,7 +221,7 @@ impl Task {
 
     fn plug(&mut self) -> Result<(), StartError> {
         let mut options = self.mqtt.clone();
-        options.filters = self.agent.topics().iter().map(ToString::to_string).collect();
+        options.filters = self.keeper.agent().topics().iter().map(ToString::to_string).collect();
         let (client, events) = fleetkey_mqtt::connect(options)?;
         self.link = Link::Plugged(client, events);
         Ok(())
@@ -292,17 +288,19 @@ impl Task {
         let now = self.clock.now();
         match command {
             Command::Seal { group, plaintext, context, sign, reply } => {
-                let sealed = self.agent.seal(group, &plaintext, &context, sign, now, &mut OsRng);
+                let sealed = self.keeper.agent_mut().seal(group, &plaintext, &context, sign, now, &mut OsRng);
                 _ = reply.send(sealed);
             }
             Command::Open { sealed, context, reply } => {
-                _ = reply.send(self.agent.open(&sealed, &context, now));
+                _ = reply.send(self.keeper.agent().open(&sealed, &context, now));
             }
             Command::AppKey { group, label, context, length, reply } => {
-                _ = reply.send(self.agent.app_key(group, &label, &context, length, now));
+                _ = reply.send(self.keeper.agent().app_key(group, &label, &context, length, now));
             }
-            Command::KnowSender { chain, reply } => _ = reply.send(self.agent.know_sender(&chain)),
-            Command::Status { reply } => _ = reply.send(self.agent.status(now)),
+            Command::KnowSender { chain, reply } => {
+                _ = reply.send(self.keeper.agent_mut().know_sender(&chain))
+            }
+            Command::Status { reply } => _ = reply.send(self.keeper.agent().status(now)),
             Command::Wait(waiter) => self.waiters.push(waiter),
             Command::Leave { group, reply } => {
                 _ = reply.send(self.take_in(Input::Leave { group })?.map_or(Ok(()), Err));
@@ -329,29 +327,28 @@ impl Task {
 
     /// Gives the state machine an input, stores what it writes, and then does what it asks for.
     fn take_in(&mut self, input: Input<'_>) -> Result<Option<Refused>, StartError> {
-        let Effects { writes, outputs, refused } = self.agent.handle(input, self.clock.now(), &mut OsRng);
-        if !writes.is_empty()
-            && let Err(error) = self.store.commit(&writes)
-        {
-            tracing::error!(device = %self.device, %error, "transaction not stored");
-            self.begin_again()?;
-            return Ok(refused);
+        match self.keeper.handle(input, self.clock.now(), &mut OsRng)? {
+            Ok(Kept { outputs, refused }) => {
+                for output in outputs {
+                    self.perform(output);
+                }
+                Ok(refused)
+            }
+            Err(error) => {
+                tracing::error!(device = %self.device, %error, "transaction not stored");
+                self.begin_again();
+                Ok(None)
+            }
         }
-        for output in outputs {
-            self.perform(output);
-        }
-        Ok(refused)
     }
 
-    /// Memory is ahead of the store: it is dropped, and so is the connection that it was about.
-    fn begin_again(&mut self) -> Result<(), StartError> {
-        self.agent = load(&self.config, self.store.as_mut(), self.clock.now())?;
+    /// The agent was loaded again: the connection that it knew of goes too.
+    fn begin_again(&mut self) {
         self.is_connected = false;
         self.link = match self.link {
             Link::Unplugged => Link::Unplugged,
             Link::Waiting(_) | Link::Plugged(..) => Link::Waiting(Instant::now() + STORE_RETRY),
         };
-        Ok(())
     }
 
     fn perform(&mut self, output: Output) {
@@ -418,7 +415,7 @@ impl Task {
         if self.waiters.is_empty() {
             return;
         }
-        let status = self.agent.status(self.clock.now());
+        let status = self.keeper.agent().status(self.clock.now());
         let (done, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiters).into_iter().partition(|waiter| waiter.is_done(&status));
         self.waiters = waiting;
