@@ -4,6 +4,7 @@
 //! it leaves in [`Effects`], and what must survive lies in a [`Store`]. Deliberately absent: MQTT, the database,
 //! HTTP, configuration files.
 
+pub mod backup;
 pub mod conformance;
 mod context;
 mod coordinator;
@@ -13,6 +14,7 @@ mod error;
 mod group;
 mod policy;
 pub mod records;
+pub mod restore;
 mod status;
 mod store;
 mod strangers;
