@@ -9,6 +9,7 @@ pub mod conformance;
 mod context;
 mod coordinator;
 mod device;
+pub mod doctor;
 mod effects;
 mod error;
 mod group;
