@@ -11,7 +11,6 @@ mod tables;
 
 use std::collections::BTreeMap;
 
-use ed25519_dalek::VerifyingKey;
 use fleetkey_wire::FleetId;
 
 use self::tables::Tables;
@@ -28,8 +27,8 @@ const CLOCK_SLACK_SECONDS: u64 = 120;
 pub struct About {
     /// The fleet.
     pub fleet: FleetId,
-    /// The key that all coordinators of the fleet sign with.
-    pub coordinator: VerifyingKey,
+    /// The Ed25519 key that all coordinators of the fleet sign with.
+    pub coordinator: [u8; 32],
 }
 
 /// Everything that is wrong with a store, or worth knowing of it, gravest first.

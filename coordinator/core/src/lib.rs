@@ -5,6 +5,7 @@
 //! HTTP, configuration files.
 
 pub mod backup;
+mod behind;
 pub mod conformance;
 mod context;
 mod coordinator;
@@ -20,11 +21,14 @@ mod status;
 mod store;
 mod strangers;
 
+pub use behind::{Behind, Stranger};
 pub use context::{Setup, Timing};
 pub use coordinator::Coordinator;
 pub use effects::{Access, CatchUp, Effects, Event, Publish};
 pub use error::{CommandError, LoadError, Poisoned, UpRefused};
 pub use policy::{BadPolicy, OnJoin, Policy};
-pub use records::{DeviceRecord, MemberRecord, OutboxRecord, Place, Rotation, Standing, Table};
+pub use records::{
+    DeviceRecord, MemberRecord, OutboxRecord, Place, Restored, Rotation, Standing, Superseded, Table,
+};
 pub use status::{CellStatus, GroupStatus, Status};
 pub use store::{MemoryStore, Row, Store, StoreError, Write};

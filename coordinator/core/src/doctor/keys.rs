@@ -1,5 +1,6 @@
 //! The groups' keys: whether each is what its statement says, and the record of the group agrees with them.
 
+use ed25519_dalek::VerifyingKey;
 use fleetkey_wire::{GroupId, GroupSecret, KeyEpoch, SignedStatement};
 
 use super::finding::Kind;
@@ -37,7 +38,9 @@ fn of(group: &GroupRecord) -> String {
 /// One live key by itself.
 fn one(tables: &Tables, about: &About, group: &GroupRecord, key: &KeyRecord, found: &mut Examination) {
     let subject = format!("{}, key epoch {}", of(group), key.key_epoch);
-    let signed = match SignedStatement::verify(&key.statement, about.fleet, |_| Some(about.coordinator)) {
+    let signed = match SignedStatement::verify(&key.statement, about.fleet, |_| {
+        VerifyingKey::from_bytes(&about.coordinator).ok()
+    }) {
         Ok(signed) => signed,
         Err(why) => return found.note(Kind::BadStatement, subject, why.to_string()),
     };
