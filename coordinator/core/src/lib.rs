@@ -4,26 +4,33 @@
 //! it leaves in [`Effects`], and what must survive lies in a [`Store`]. Deliberately absent: MQTT, the database,
 //! HTTP, configuration files.
 
+pub mod backup;
+mod behind;
 pub mod conformance;
 mod context;
 mod coordinator;
 mod device;
+pub mod doctor;
 mod effects;
 mod error;
 mod group;
 mod policy;
 pub mod records;
+pub mod restore;
 mod status;
 mod store;
 mod strangers;
 pub mod writer;
 
+pub use behind::{Behind, Stranger};
 pub use context::{Setup, Timing};
 pub use coordinator::Coordinator;
 pub use effects::{Access, CatchUp, Effects, Event, Publish};
 pub use error::{CommandError, LoadError, Poisoned, UpRefused};
 pub use policy::{BadPolicy, OnJoin, Policy};
-pub use records::{DeviceRecord, MemberRecord, OutboxRecord, Place, Rotation, Standing, Table};
+pub use records::{
+    DeviceRecord, MemberRecord, OutboxRecord, Place, Restored, Rotation, Standing, Superseded, Table,
+};
 pub use status::{CellStatus, GroupStatus, Status};
 pub use store::{MemoryStore, Row, Store, StoreError, Write};
 pub use writer::Writer;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Now};
 use serde::Serialize;
 
+use crate::behind::{Behind, Stranger};
 use crate::coordinator::Coordinator;
 use crate::effects::Access;
 use crate::group::Group;
 use crate::policy::Policy;
-use crate::records::{DeviceRecord, GroupRecord, MemberRecord, Rotation, Standing};
+use crate::records::{DeviceRecord, GroupRecord, MemberRecord, Restored, Rotation, Standing, Superseded};
 
 /// One cell, as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -51,6 +52,8 @@ pub struct GroupStatus {
     pub stragglers: usize,
     /// Of those, the ones heard lately.
     pub stragglers_online: usize,
+    /// Members that do not hold the newest key, by cause.
+    pub behind: Behind,
     /// Seconds since the last rekey.
     pub key_age_seconds: u64,
     /// Its cells.
@@ -66,6 +69,10 @@ pub struct Status {
     pub incarnation: u32,
     /// Whether it has stopped issuing, as a copy or a rolled-back one.
     pub superseded: bool,
+    /// What showed that.
+    pub superseded_by: Option<Superseded>,
+    /// That its database was made from a backup.
+    pub restored: Option<Restored>,
     /// Enrolled devices.
     pub enrolled: usize,
     /// Quarantined devices.
@@ -78,6 +85,14 @@ pub struct Status {
     pub groups: usize,
     /// Cells of all groups.
     pub cells: usize,
+    /// Devices in a cell, counted in each group.
+    pub members: usize,
+    /// Devices that are to come in, counted in each group.
+    pub wanted: usize,
+    /// Members that do not hold their group's newest key, by cause, counted in each group.
+    pub behind: Behind,
+    /// Devices that are not enrolled and speak.
+    pub strangers: Vec<Stranger>,
     /// Signatures made outside MLS since the start: one for each statement.
     pub signatures: u64,
     /// Devices' messages refused since the start, by name.
@@ -151,6 +166,7 @@ impl Coordinator {
             confirmed: group.acknowledged(),
             stragglers: group.behind(),
             stragglers_online: group.members.values().filter(is_straggling_online).count(),
+            behind: self.behind_in(group, now),
             key_age_seconds: now.unix_seconds.saturating_sub(group.record.last_rekey_unix_seconds),
             cells: group
                 .cells
@@ -182,12 +198,22 @@ impl Coordinator {
             fleet: self.context.fleet().to_string(),
             incarnation: self.context.meta.incarnation,
             superseded: self.context.is_superseded(),
+            superseded_by: self.context.meta.superseded,
+            restored: self.context.meta.restored,
             enrolled: by_standing[0],
             quarantined: by_standing[1],
             revoked: by_standing[2],
             online,
             groups: self.groups.len(),
             cells: self.groups.values().map(|group| group.cells.len()).sum(),
+            members: self.groups.values().map(Group::placed).sum(),
+            wanted: self.groups.values().map(Group::wanted).sum(),
+            behind: self
+                .groups
+                .values()
+                .map(|group| self.behind_in(group, now))
+                .fold(Behind::default(), Behind::and),
+            strangers: self.strangers(),
             signatures: self.context.signatures,
             refusals: self.context.refusals.clone(),
         }

@@ -17,7 +17,7 @@ use crate::batch::check_update;
 use crate::commit::{Changes, CommitOutcome, commit};
 use crate::context::CellContext;
 use crate::error::{LocalError, MlsError};
-use crate::leaf::{coordinator_credential, with_key};
+use crate::leaf::{coordinator_credential, device_credential, with_key};
 use crate::message::{damaged, group_id};
 use crate::provider::{Provider, capabilities, ciphersuite, lifetime, ratchets};
 use crate::signer::{LeafSigner, MlsSigner};
@@ -109,6 +109,47 @@ impl ManagedCell {
         let provider = Provider::over(&self.state.slots);
         let mut group = self.state.load(&provider)?;
         check_update(self, &provider, &mut group, device, update).map(drop)
+    }
+
+    /// Whether the MLS group is what this cell says of it: at its epoch, with its keys, with the coordinator's leaf and
+    /// one for each device of the roster in its seat, and with no other. For inspections: it loads the group.
+    ///
+    /// # Errors
+    /// [`LocalError::Damaged`] with the first thing that is otherwise.
+    pub fn inspect(&self) -> Result<(), LocalError> {
+        let otherwise = |reason: String| Err(LocalError::Damaged { what: "a cell's tree", reason });
+        let provider = Provider::over(&self.state.slots);
+        let group = self.state.load(&provider)?;
+        let keys = EpochKeys::of(&group, &provider, self.context())?;
+        let kept = &self.state.keys;
+        if keys.epoch != kept.epoch || keys.authenticator8 != kept.authenticator8 {
+            return otherwise(format!("the group is at epoch {}, the cell at {}", keys.epoch, kept.epoch));
+        }
+        if keys.kek.as_bytes() != kept.kek.as_bytes() {
+            return otherwise("the cell's KEK is not the group's".to_owned());
+        }
+        let own = group.own_leaf_index().u32();
+        let mut seats: BTreeMap<u32, (DeviceId, [u8; 32])> =
+            self.roster.iter().map(|(device, seat)| (seat.leaf, (*device, seat.signature_key))).collect();
+        for member in group.members().filter(|member| member.index.u32() != own) {
+            let leaf = member.index.u32();
+            let Some((device, signature_key)) = seats.remove(&leaf) else {
+                return otherwise(format!("leaf {leaf} is nobody's"));
+            };
+            let is_its = member.credential == device_credential(device);
+            if !is_its || member.signature_key.as_slice() != signature_key.as_slice() {
+                return otherwise(format!("leaf {leaf} is not device {device}'s"));
+            }
+        }
+        match seats.pop_first() {
+            Some((leaf, (device, _))) => otherwise(format!("leaf {leaf}, of device {device}, is not there")),
+            None => Ok(()),
+        }
+    }
+
+    /// The signature key that a device's leaf was added under.
+    pub fn signature_key_of(&self, device: DeviceId) -> Option<[u8; 32]> {
+        self.roster.get(&device).map(|seat| seat.signature_key)
     }
 
     /// Which cell it is.

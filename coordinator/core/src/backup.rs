@@ -1,0 +1,122 @@
+//! What a backup holds: the registry, groups and policies, who is in which group, the audit log, and what was issued.
+//!
+//! No MLS state, no group secret, no key package, no outbox: whoever is restored from this makes new cells and new
+//! keys, and cannot reuse an old one. Leaves to [`crate::restore`] how a database is made of it, and to the service
+//! the file, its encryption and its checksum.
+
+use serde::{Deserialize, Serialize};
+
+use fleetkey_wire::{DeviceId, GroupId};
+
+use crate::error::LoadError;
+use crate::records::{
+    AuditRecord, DeviceRecord, GroupRecord, IssuedRecord, MemberRecord, MetaRecord, Record, Superseded,
+};
+use crate::store::{Store, StoreError};
+
+/// The layout that this build writes and reads.
+pub const BACKUP_VERSION: u8 = 1;
+
+/// One device in one group, whatever its cell was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Membership {
+    /// The group.
+    pub group: GroupId,
+    /// The device.
+    pub device: DeviceId,
+}
+
+/// Everything that a coordinator can be made anew from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// When it was taken. Whatever was decided later is not in it.
+    pub taken_unix_seconds: u64,
+    /// The incarnation that key epochs were issued in.
+    pub incarnation: u32,
+    /// What had shown the coordinator to be a copy, or to have been rolled back.
+    pub superseded: Option<Superseded>,
+    /// Every device with its standing.
+    pub devices: Vec<DeviceRecord>,
+    /// Every group with its policy.
+    pub groups: Vec<GroupRecord>,
+    /// Who is in which group, or wanted in it.
+    pub memberships: Vec<Membership>,
+    /// The audit log.
+    pub audit: Vec<AuditRecord>,
+    /// What key epochs were issued, and the commitments to their secrets.
+    pub issued: Vec<IssuedRecord>,
+}
+
+/// Bytes that are no backup's contents.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadBackup {
+    /// Written by another build.
+    #[error("the backup's contents have version {got}, this build knows version {BACKUP_VERSION}")]
+    OtherVersion {
+        /// The version.
+        got: u8,
+    },
+    /// Not what this build wrote.
+    #[error("the backup's contents cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl Backup {
+    /// What a store holds now. Read from a store that nobody writes to meanwhile, it is one consistent state: that of
+    /// the last committed transaction.
+    ///
+    /// # Errors
+    /// When a row cannot be read, or the store was never initialised.
+    pub fn of_store(store: &mut dyn Store, unix_seconds: u64) -> Result<Self, LoadError> {
+        let meta = read::<MetaRecord>(store)?.pop().ok_or(LoadError::NotInitialised)?;
+        let members = read::<MemberRecord>(store)?;
+        Ok(Self {
+            taken_unix_seconds: unix_seconds,
+            incarnation: meta.incarnation,
+            superseded: meta.superseded,
+            devices: read(store)?,
+            groups: read(store)?,
+            memberships: members
+                .into_iter()
+                .map(|member| Membership { group: member.group, device: member.device })
+                .collect(),
+            audit: read(store)?,
+            issued: read(store)?,
+        })
+    }
+
+    /// When the newest thing happened that it knows of: for a database that nobody is known to have run until now, the
+    /// last sign of life.
+    pub fn newest_unix_seconds(&self) -> u64 {
+        let audit = self.audit.iter().map(|entry| entry.unix_seconds);
+        let groups = self.groups.iter().map(|group| group.last_rekey_unix_seconds);
+        let superseded = self.superseded.iter().map(|superseded| superseded.unix_seconds);
+        audit.chain(groups).chain(superseded).max().unwrap_or_default()
+    }
+
+    /// Its bytes, to be encrypted before they are kept anywhere.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![BACKUP_VERSION];
+        ciborium::into_writer(self, &mut bytes).expect("writing to memory does not fail");
+        bytes
+    }
+
+    /// Reads what [`Self::encode`] wrote. The caller bounds the length, and has found the bytes authentic.
+    ///
+    /// # Errors
+    /// [`BadBackup`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadBackup> {
+        match bytes.split_first() {
+            Some((&BACKUP_VERSION, contents)) => {
+                ciborium::from_reader(contents).map_err(|error| BadBackup::Unreadable(error.to_string()))
+            }
+            Some((&got, _)) => Err(BadBackup::OtherVersion { got }),
+            None => Err(BadBackup::Unreadable("they are empty".into())),
+        }
+    }
+}
+
+fn read<R: Record>(store: &mut dyn Store) -> Result<Vec<R>, StoreError> {
+    store.rows(R::TABLE)?.iter().map(R::read).collect()
+}

@@ -1,0 +1,58 @@
+//! The stored format of a backup's contents stays what it is.
+
+use fleetkey_coordinator_core::backup::{Backup, Membership};
+use fleetkey_coordinator_core::records::{AuditRecord, GroupRecord, IssuedRecord};
+use fleetkey_coordinator_core::{DeviceRecord, Policy, Standing, Superseded};
+use fleetkey_wire::{DeviceId, GroupId, KeyEpoch};
+
+const GROUP: GroupId = GroupId::from_bytes([0x11; 16]);
+const DEVICE: DeviceId = DeviceId::from_bytes([0x22; 16]);
+
+fn backup() -> Backup {
+    let key_epoch = KeyEpoch::new(7, 9);
+    Backup {
+        taken_unix_seconds: 1,
+        incarnation: 7,
+        superseded: Some(Superseded { unix_seconds: 3, device: DEVICE, group: GROUP, key_epoch }),
+        devices: vec![DeviceRecord {
+            id: DEVICE,
+            name: "meter".into(),
+            public_key: [0x44; 32],
+            standing: Standing::Revoked { unix_seconds: 5, reason: "stolen".into() },
+            enrolled_unix_seconds: 1,
+            fresh_joins: 2,
+            last_fresh_join_unix_seconds: 3,
+        }],
+        groups: vec![GroupRecord {
+            id: GROUP,
+            name: "meters".into(),
+            policy: Policy::default(),
+            created_unix_seconds: 1,
+            last_issued: key_epoch,
+            send: key_epoch,
+            oldest: key_epoch,
+            rotation: None,
+            last_rekey_unix_seconds: 3,
+        }],
+        memberships: vec![Membership { group: GROUP, device: DEVICE }],
+        audit: vec![AuditRecord {
+            unix_seconds: 1,
+            number: 2,
+            action: "revoke".into(),
+            subject: "meter".into(),
+            detail: "stolen".into(),
+        }],
+        issued: vec![IssuedRecord {
+            group: GROUP,
+            key_epoch,
+            commitment: [0x88; 32],
+            statements: vec![0x99; 16],
+        }],
+    }
+}
+
+#[test]
+fn the_contents_of_a_backup_stay_what_they_are() {
+    let encoded: String = backup().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+    insta::assert_snapshot!("backup_contents", encoded);
+}
