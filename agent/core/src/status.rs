@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fleetkey_wire::{
-    CellEpoch, CellId, DeviceId, FleetId, Generation, GroupId, KeyEpoch, Now, ShortDigest, Suite,
+    CellEpoch, CellId, Commitment, DeviceId, FleetId, Generation, GroupId, KeyEpoch, Now, ShortDigest, Suite,
 };
 
 use crate::agent::Agent;
@@ -92,6 +92,13 @@ impl Agent {
             held: keys.key_epochs().collect(),
             statement: keys.newest_digest(),
         })
+    }
+
+    /// What each secret held of `group` commits to: what must be the same for everybody who holds it.
+    pub fn commitments(&self, group: GroupId) -> Vec<(KeyEpoch, Commitment)> {
+        let Some(group) = self.groups.get(&group) else { return Vec::new() };
+        let of = |key_epoch| Some((key_epoch, group.keys.commitment(key_epoch)?));
+        group.keys.key_epochs().filter_map(of).collect()
     }
 
     /// Who the device is.

@@ -130,6 +130,11 @@ impl Coordinator {
             .map(|member| &member.record)
     }
 
+    /// A device's place in a group.
+    pub fn member(&self, group: GroupId, device: DeviceId) -> Option<&MemberRecord> {
+        self.groups.get(&group)?.members.get(&device).map(|member| &member.record)
+    }
+
     /// The record of a group.
     pub fn group(&self, group: GroupId) -> Option<&GroupRecord> {
         self.groups.get(&group).map(|group| &group.record)
