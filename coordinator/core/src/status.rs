@@ -130,6 +130,11 @@ impl Coordinator {
             .map(|member| &member.record)
     }
 
+    /// The incarnation that key epochs are issued in.
+    pub const fn incarnation(&self) -> u32 {
+        self.context.meta.incarnation
+    }
+
     /// A device's place in a group.
     pub fn member(&self, group: GroupId, device: DeviceId) -> Option<&MemberRecord> {
         self.groups.get(&group)?.members.get(&device).map(|member| &member.record)

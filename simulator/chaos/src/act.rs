@@ -102,6 +102,8 @@ impl World {
                 }
             }
             Act::Copy { length } => self.copy_coordinator(length),
+            Act::Snapshot => self.operator.snapshot = Some(self.hosts[0].disk.image()),
+            Act::RollBack => self.roll_back(),
         }
     }
 

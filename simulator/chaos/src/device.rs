@@ -49,6 +49,8 @@ pub(crate) struct Device {
     pub(crate) image: Option<fleetkey_agent_core::Entries>,
     /// Whether it was made from another device's image.
     pub(crate) is_clone: bool,
+    /// When the last message that is on its way to it arrives.
+    pub(crate) last_arrival: u64,
     timer_stamp: u64,
     connects_again: bool,
 }
@@ -119,6 +121,7 @@ impl World {
             withheld_until: 0,
             image: None,
             is_clone: false,
+            last_arrival: 0,
             timer_stamp: 0,
             connects_again: false,
         });
@@ -130,7 +133,8 @@ impl World {
     /// Starts a device's process from what it has stored.
     pub(crate) fn start_device(&mut self, runner: Runner, life: u64) {
         let device = &mut self.devices[runner];
-        if device.life != life || device.is_off {
+        let runs = matches!(device.mind, Mind::Agent(Some(_)));
+        if device.life != life || device.is_off || runs {
             return;
         }
         device.disk.health().revive();
@@ -156,6 +160,8 @@ impl World {
                 }
             }
         }
+        // What was stored counts, also where its process died before it knew.
+        self.check_device(runner);
         self.schedule_device(runner);
         self.connect_soon(runner, 0);
     }

@@ -349,9 +349,17 @@ impl World {
     }
 
     fn learn_all_keys(&mut self, at: usize) {
-        let voice = self.hosts[at].voice;
+        let of_host = self.hosts[at].voice;
+        let incarnation = self.hosts[at]
+            .writer
+            .as_mut()
+            .and_then(Writer::coordinator)
+            .map_or(0, |coordinator| coordinator.incarnation());
         let rows = self.hosts[at].disk.rows(Table::Issued).unwrap_or_default();
         for issued in rows.iter().filter_map(|row| IssuedRecord::read(row).ok()) {
+            // What was issued before a restore may have been a copy's doing.
+            let is_past = issued.key_epoch.incarnation() < incarnation;
+            let voice = if is_past { Voice::Copy } else { of_host };
             let judged = self.model.named(voice, issued.group, issued.key_epoch, Commitment(issued.commitment));
             self.judge(judged);
         }
@@ -387,6 +395,7 @@ impl World {
                     self.model.joined(*group, *device, member.admitted);
                 }
             }
+            Event::Joined { group, device, .. } => self.model.joined_copy(*group, *device),
             Event::Left { group, device } if is_main => {
                 let send = coordinator.and_then(|all| all.group(*group)).map(|group| group.send);
                 self.model.left(*group, *device, send.unwrap_or_default());
@@ -400,8 +409,7 @@ impl World {
             Event::Superseded { .. } => self.operator_hears_of_superseded(at),
             Event::Rekeyed { .. } => self.figures.rekeys += 1,
             Event::CaughtUp { by, .. } => *self.figures.catch_ups.entry(by.name()).or_default() += 1,
-            Event::Joined { .. }
-            | Event::Left { .. }
+            Event::Left { .. }
             | Event::Quarantined { .. }
             | Event::AllConfirmed { .. }
             | Event::Resent { .. } => {}

@@ -111,6 +111,8 @@ pub(crate) struct Model {
     stated: BTreeSet<[u8; 32]>,
     last_removal: BTreeMap<GroupId, KeyEpoch>,
     spans: BTreeMap<(GroupId, DeviceId), Vec<Span>>,
+    /// Whom a copy has let in: what it gave them is its own doing.
+    let_in_by_copy: BTreeSet<(GroupId, DeviceId)>,
     /// By the number of the running device: two may run under one id.
     seen: BTreeMap<usize, BTreeMap<GroupId, Seen>>,
     held_ever: BTreeSet<(DeviceId, GroupId, KeyEpoch)>,
@@ -186,6 +188,11 @@ impl Model {
         }
     }
 
+    /// A copy has let a device in.
+    pub(crate) fn joined_copy(&mut self, group: GroupId, device: DeviceId) {
+        self.let_in_by_copy.insert((group, device));
+    }
+
     /// A device is out of a group, in a transaction after which the group seals with `send`.
     pub(crate) fn left(&mut self, group: GroupId, device: DeviceId, send: KeyEpoch) {
         for span in self.spans.entry((group, device)).or_default() {
@@ -224,17 +231,6 @@ impl Model {
         for span in self.spans.values_mut().flatten() {
             span.until.get_or_insert(until);
         }
-    }
-
-    /// Running devices that hold a secret of a copy now.
-    pub(crate) fn holders_of_copies(&self) -> Vec<usize> {
-        let is_of_copy = |group: &GroupId, seen: &Seen| {
-            seen.held.iter().any(|(key_epoch, commitment)| {
-                self.issued.get(&(*group, *key_epoch)) != Some(commitment)
-            })
-        };
-        let holds = |groups: &BTreeMap<GroupId, Seen>| groups.iter().any(|(group, seen)| is_of_copy(group, seen));
-        self.seen.iter().filter(|(_, groups)| holds(groups)).map(|(runner, _)| *runner).collect()
     }
 
     /// Whether a device is in a group, as far as the coordinator has stored.
@@ -280,7 +276,7 @@ impl Model {
             let is_due = |span: &Span| {
                 span.from <= *key_epoch && span.until.is_none_or(|until| *key_epoch < until)
             };
-            if spans.iter().any(is_due) {
+            if spans.iter().any(is_due) || self.let_in_by_copy.contains(&(group, device)) {
                 continue;
             }
             let removed = spans.iter().filter_map(|span| span.until).any(|until| *key_epoch >= until);

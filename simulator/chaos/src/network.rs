@@ -56,7 +56,8 @@ impl World {
                     if self.hosts[host].is_connected {
                         let life = self.hosts[host].life;
                         let payload = Rc::clone(payload);
-                        self.deliver(|| Due::AtHost { host, life, device, payload: Rc::clone(&payload) });
+                        let due = || Due::AtHost { host, life, device, payload: Rc::clone(&payload) };
+                        self.deliver(0, due);
                     }
                 }
             }
@@ -70,22 +71,36 @@ impl World {
                     }
                     let session = device.session;
                     let payload = Rc::clone(payload);
-                    self.deliver(|| Due::AtDevice { runner, session, topic, payload: Rc::clone(&payload) });
+                    let before = device.last_arrival;
+                    let arrival = self.deliver(before, || Due::AtDevice {
+                        runner,
+                        session,
+                        topic,
+                        payload: Rc::clone(&payload),
+                    });
+                    self.devices[runner].last_arrival = arrival;
                 }
             }
         }
     }
 
-    fn deliver(&mut self, due: impl Fn() -> Due) {
+    /// A message is on its way to one listener, whose last one arrives at `before`. Most arrive in order, as on a
+    /// connection; some overtake, as with a broker that means ill. When the last one arrives now.
+    fn deliver(&mut self, before: u64, due: impl Fn() -> Due) -> u64 {
         if self.roll() {
-            return;
+            return before;
         }
         let doubled = self.weather.doubled_per_mille;
         let copies = 1 + u32::from(self.weather_dice.happens(doubled));
+        let mut last = before;
         for _ in 0..copies {
-            let wait = self.delay();
-            self.after(wait, due());
+            let overtakes = self.weather_dice.happens(doubled / 10);
+            let arrival = self.time + self.delay();
+            let arrival = if overtakes { arrival } else { arrival.max(last) };
+            self.after(arrival - self.time, due());
+            last = last.max(arrival);
         }
+        last
     }
 
     /// The broker ends and forgets every session; it is back after so many milliseconds.

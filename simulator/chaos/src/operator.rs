@@ -44,6 +44,7 @@ pub(crate) struct Operator {
     pub(crate) leaving: BTreeSet<(usize, DeviceId)>,
     pub(crate) policies: Vec<Policy>,
     pub(crate) backup: Option<Backup>,
+    pub(crate) snapshot: Option<MemoryStore>,
     is_coming: bool,
     pub(crate) restores: u64,
 }
@@ -136,6 +137,9 @@ impl World {
     fn done(&mut self, order: &Order) {
         self.figures.commands += 1;
         let Order::Revoke { devices } = order else { return };
+        if self.hosts[0].voice == Voice::Copy {
+            return;
+        }
         for group in self.groups.clone().into_iter().flatten() {
             if let Some(device) = devices.iter().find(|device| self.model.is_member(group, **device)) {
                 let what = format!("{device} is revoked, and still a member of {group}");
@@ -223,6 +227,7 @@ impl World {
             Err(error) => self.broken(Rule::StoreMakesSense, format!("a restored store: {error}")),
         }
         self.hosts[0].replace_disk(CoordinatorDisk::holding(store));
+        self.hosts[0].voice = Voice::Main;
     }
 
     /// What the operator has done and the restored database does not show.
@@ -271,7 +276,39 @@ impl World {
         self.hosts.push(copy);
         let host = self.hosts.len() - 1;
         self.start_host(host);
+        let mut dice = Dice::of(self.seed, "copy", number);
+        for _ in 0..dice.within((1, 6)) {
+            let of_copy = dice.happens(700);
+            let at = if of_copy { host } else { 0 };
+            self.after(dice.below(length), Due::Mistake { host: at, number: dice.number() });
+        }
         self.after(length, Due::CopyEnds { host });
+    }
+
+    /// A command to whichever of several coordinators the operator happens to reach.
+    pub(crate) fn mistake(&mut self, at: usize, number: u64) {
+        if self.is_healed || !self.is_ready(at) {
+            return;
+        }
+        let Some((_, group)) = self.group_named(number / 4) else { return };
+        let time = self.time;
+        let host = &mut self.hosts[at];
+        let now = host.clock.now(time);
+        let Some(coordinator) = host.writer.as_mut().and_then(Writer::coordinator) else { return };
+        // Whatever becomes of it: it may be refused, by one that knows what it is.
+        let _ = match number % 4 {
+            0 => coordinator.rotate(group, now, host.dice.rng()).map(drop),
+            _ => coordinator.rekey(group, now, host.dice.rng()).map(drop),
+        };
+        let _ = self.conclude(at);
+    }
+
+    /// The coordinator's disk is as it was when it was copied, and it does not know.
+    pub(crate) fn roll_back(&mut self) {
+        let Some(image) = self.operator.snapshot.take() else { return };
+        self.kill_host(0, 1_000);
+        self.hosts[0].replace_disk(CoordinatorDisk::holding(image));
+        self.hosts[0].voice = Voice::Copy;
     }
 
     /// Begins a fleet: groups, and devices in them.
@@ -282,7 +319,7 @@ impl World {
         let disk = CoordinatorDisk::holding(image);
         self.hosts.push(crate::host::Host::new(Voice::Main, disk, host_dice, Default::default()));
         self.start_host(0);
-        let groups = if self.profile.is_plain { 1 } else { 1 + dice.below(3) as usize };
+        let groups = if self.profile.is_plain { 1 } else { 1 + dice.below(2) as usize };
         for number in 0..groups {
             let policy = draw_policy(&mut dice, self.profile.is_plain);
             self.groups.push(None);
@@ -318,10 +355,10 @@ fn draw_policy(dice: &mut Dice, is_plain: bool) -> Policy {
         return Policy::default();
     }
     Policy {
-        cell_capacity: 8 + dice.below(9) as u16,
+        cell_capacity: 8 + dice.below(4) as u16,
         rekey_window_milliseconds: 200 + dice.below(2_000) as u32,
         overlap_seconds: dice.below(60) as u32,
-        rotation_interval_seconds: if dice.happens(300) { 0 } else { 1_800 + dice.below(3 * 3_600) },
+        rotation_interval_seconds: if dice.happens(300) { 0 } else { 2_400 + dice.below(4 * 3_600) },
         rotation_deadline_seconds: 60 + dice.below(1_800),
         rotation_threshold_percent: 50 + dice.below(51) as u8,
         cell_max_age_seconds: 3_600 + dice.below(10 * 3_600),

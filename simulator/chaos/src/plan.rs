@@ -49,7 +49,11 @@ pub(crate) enum Act {
     ForgeWrap { device: u64 },
     Backup,
     Restore,
+    /// A copy of the coordinator runs beside it, and both are given commands.
     Copy { length: u64 },
+    /// The coordinator's disk is copied; and later put back as it was, as a virtual machine's may be.
+    Snapshot,
+    RollBack,
 }
 
 /// An act and its time, in milliseconds.
@@ -118,8 +122,14 @@ pub(crate) fn draw(seed: u64, profile: &Profile) -> Vec<Planned> {
         plan.push(Planned { at: used, act: Act::Restore });
     }
     for _ in 0..profile.copies {
-        let at = dice.within((BEGIN, end));
-        plan.push(Planned { at, act: Act::Copy { length: dice.within((5_000, 2 * MINUTE)) } });
+        let (taken, used) = in_order(&mut dice, end);
+        match dice.below(3) {
+            0 => {
+                plan.push(Planned { at: taken, act: Act::Snapshot });
+                plan.push(Planned { at: used, act: Act::RollBack });
+            }
+            _ => plan.push(Planned { at: used, act: Act::Copy { length: dice.within((5_000, 2 * MINUTE)) } }),
+        }
     }
     for _ in 0..profile.power_cuts {
         plan.push(Planned { at: end / 2, act: Act::PowerCut { percent: 100, length: MINUTE } });

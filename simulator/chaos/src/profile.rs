@@ -113,21 +113,21 @@ fn rough() -> Profile {
 fn storm() -> Profile {
     Profile {
         name: "storm",
-        minutes: 360,
-        commands: 40,
-        coordinator_crashes: 15,
+        minutes: 120,
+        commands: 30,
+        coordinator_crashes: 12,
         device_crashes: 40,
         full_disks: 6,
-        sleeps: 30,
+        sleeps: 25,
         wipes: 6,
         images: 4,
         outages: 8,
         storms: 3,
         clock_jumps: 4,
         restores: 1,
-        lost_per_mille: 150,
-        doubled_per_mille: 100,
-        delay_milliseconds: 5_000,
+        lost_per_mille: 80,
+        doubled_per_mille: 50,
+        delay_milliseconds: 3_000,
         ..rough()
     }
 }
@@ -139,8 +139,6 @@ fn hell() -> Profile {
         hostile_broker: 25,
         hostile_devices_percent: 4,
         copies: 1,
-        lost_per_mille: 250,
-        doubled_per_mille: 150,
         ..storm()
     }
 }

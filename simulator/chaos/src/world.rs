@@ -49,6 +49,8 @@ pub(crate) enum Due {
     DeviceConnects { runner: Runner },
     /// A clone is found, and ended.
     CloneEnds { runner: Runner },
+    /// A command to one of several coordinators.
+    Mistake { host: usize, number: u64 },
     /// Disks have room again.
     HostDiskFree { host: usize },
     DeviceDiskFree { runner: Runner },
@@ -218,6 +220,7 @@ impl World {
             Due::DeviceDiskFree { .. } => 15,
             Due::Operator => 16,
             Due::Storm => 17,
+            Due::Mistake { .. } => 18,
         };
         for word in [self.time, number, kind] {
             self.figures.schedule = (self.figures.schedule ^ word).wrapping_mul(0x0000_0100_0000_01b3);
@@ -245,6 +248,7 @@ impl World {
             Due::DeviceDiskFree { runner } => self.devices[runner].disk.health().is_full.set(false),
             Due::Operator => self.operate(),
             Due::Storm => self.storm(),
+            Due::Mistake { host, number } => self.mistake(host, number),
         }
     }
 }
