@@ -1,9 +1,9 @@
 //! The rules that must always hold, on both cores together.
 
 use fleetkey_agent_core::CannotOpen;
-use fleetkey_coordinator_core::{Event, Policy};
-use fleetkey_tests::{Weather, World};
-use fleetkey_wire::{DeviceId, GroupId, Reason};
+use fleetkey_coordinator_core::{Event, Place, Policy};
+use fleetkey_tests::{Hand, Weather, World};
+use fleetkey_wire::{DeviceId, Generation, GroupId, Hello, Reason, UpBody};
 
 fn seal(world: &mut World, by: DeviceId, group: GroupId, text: &[u8]) -> Vec<u8> {
     let now = world.now;
@@ -66,6 +66,33 @@ fn rule_1_a_revoked_device_gets_no_later_secret_whatever_it_recorded() {
     for device in devices.iter().filter(|device| **device != revoked) {
         assert_eq!(open(&mut world, *device, &sealed).as_deref(), Ok(&b"after"[..]), "{device}");
     }
+}
+
+#[test]
+fn rule_1_a_member_that_lost_its_place_is_removed_with_a_new_key_all_the_same() {
+    let mut world = World::new(12);
+    let devices = world.enroll(10);
+    let policy = Policy { cell_capacity: 8, overlap_seconds: 0, ..Policy::default() };
+    let group = world.group("meters", policy, &devices);
+    let lost = devices[4];
+    world.disconnect(lost);
+    // Its key says that it lost everything, and then gives it no way back in: its old leaf goes, and it waits.
+    let mut hand = Hand::of(&mut world, lost);
+    hand.connect(&mut world);
+    let shown = Hello { generation: Generation(1), cells: Vec::new() };
+    hand.say(&mut world, &UpBody::Hello(shown)).expect("a fresh hello is heard");
+    let packages = vec![vec![0xa5; 300]; 2];
+    hand.say(&mut world, &UpBody::KeyPackages { suite: policy.suite, packages })
+        .expect("they were asked for");
+    world.run_for(5_000);
+    let place = world.coordinator.member(group, lost).expect("it is wanted").place;
+    assert_eq!(place, Place::Wanted, "it is out of its cell");
+
+    world.revoke(&[lost]);
+    assert_eq!(statements(&world, group).last(), Some(&Reason::Revoke));
+    world.run_for(5_000);
+    let sealed = seal(&mut world, devices[0], group, b"after");
+    assert!(open(&mut world, lost, &sealed).is_err(), "it still held the key that was in use");
 }
 
 #[test]

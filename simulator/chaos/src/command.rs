@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::hunt::{Hunted, hunt};
 use crate::minimise::minimise;
 use crate::profile::Profile;
-use crate::run::{Figures, Options};
+use crate::run::{Figures, Options, plan_of};
 
 /// Runs whole fleets in virtual time, with every fault, and checks every rule.
 ///
@@ -56,6 +56,9 @@ pub struct Chaos {
     /// Worlds at the same time; as many as there are cores when not given.
     #[arg(long, value_name = "COUNT")]
     threads: Option<usize>,
+    /// Print what will happen in the first world, and run nothing.
+    #[arg(long)]
+    plan: bool,
     /// Print the outcome as JSON.
     #[arg(long)]
     json: bool,
@@ -145,6 +148,12 @@ impl Chaos {
             only: self.only.as_ref().map(|only| only.0.clone()),
             calm_network: self.calm_network,
         };
+        if self.plan {
+            for line in plan_of(&template) {
+                writeln!(out, "{line}")?;
+            }
+            return Ok(true);
+        }
         // Panics are caught, and told as broken rules.
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
@@ -197,7 +206,8 @@ fn smaller(failing: &Hunted) -> Hunted {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
             debug_assert!(pool.is_ok(), "this thread has no pool yet");
             minimise(&failing.options, &failing.outcome, |options| {
-                let acts = options.only.as_ref().map_or_else(|| "all".to_owned(), |only| only.len().to_string());
+                let acts =
+                    options.only.as_ref().map_or_else(|| "all".to_owned(), |only| only.len().to_string());
                 bar.set_message(format!("still fails with {acts} acts and {} devices", options.devices));
             })
         };
@@ -239,7 +249,10 @@ fn write_text(
         ("went wrong", format!("{} planned acts, {} lies of hostile devices", all.acts, all.lies)),
         (
             "messages",
-            format!("{} sent, {} reached devices, {} connections", all.published, all.delivered, all.connections),
+            format!(
+                "{} sent, {} reached devices, {} connections",
+                all.published, all.delivered, all.connections
+            ),
         ),
         (
             "coordinator",
@@ -272,7 +285,12 @@ fn write_text(
         )?;
     }
     if let Some(peak) = peak_memory_bytes() {
-        writeln!(out, "  {:<14} {:.0} MiB at the peak, everything", "memory", peak as f64 / f64::from(1 << 20))?;
+        writeln!(
+            out,
+            "  {:<14} {:.0} MiB at the peak, everything",
+            "memory",
+            peak as f64 / f64::from(1 << 20)
+        )?;
     }
     if let [only] = sums.schedules.iter().collect::<Vec<_>>()[..] {
         writeln!(out, "  {:<14} {:016x}", "schedule", only.1)?;

@@ -91,13 +91,12 @@ impl World {
         let dice = Dice::of(self.seed, "device", self.devices.len() as u64);
         let Device { id, identity, .. } = &self.devices[of];
         let (id, identity) = (*id, identity.clone());
-        let runner =
-            self.run_device(id, identity, Mind::Agent(None), DeviceDisk::holding(image), dice);
+        let runner = self.run_device(id, identity, Mind::Agent(None), DeviceDisk::holding(image), dice);
         self.devices[runner].is_clone = true;
         runner
     }
 
-    fn run_device(
+    pub(crate) fn run_device(
         &mut self,
         id: DeviceId,
         identity: IdentityKey,

@@ -73,8 +73,13 @@ impl World {
             self.figures.copies_detected += 1;
             return;
         }
-        let groups: BTreeSet<GroupId> =
-            self.groups.iter().flatten().filter(|group| coordinator.group(**group).is_some()).copied().collect();
+        let groups: BTreeSet<GroupId> = self
+            .groups
+            .iter()
+            .flatten()
+            .filter(|group| coordinator.group(**group).is_some())
+            .copied()
+            .collect();
         let is_strange = |(group, key_epoch, commitment): &(GroupId, KeyEpoch, Commitment)| {
             groups.contains(group)
                 && key_epoch.incarnation() >= status.incarnation

@@ -136,7 +136,9 @@ impl World {
                 self.examine(at);
                 self.plan_step(at, STEP_MILLISECONDS);
             }
-            Err(error) => self.broken(Rule::StoreMakesSense, format!("the coordinator does not load: {error}")),
+            Err(error) => {
+                self.broken(Rule::StoreMakesSense, format!("the coordinator does not load: {error}"))
+            }
         }
     }
 
@@ -317,8 +319,7 @@ impl World {
         self.figures.transactions += u64::from(concluded.has_committed);
         self.hear(at, heard);
         let health = self.hosts[at].disk.health();
-        let dies_after =
-            if concluded.has_committed { health.dies_after_messages() } else { None };
+        let dies_after = if concluded.has_committed { health.dies_after_messages() } else { None };
         self.drain(at, dies_after);
     }
 
@@ -360,7 +361,8 @@ impl World {
             // What was issued before a restore may have been a copy's doing.
             let is_past = issued.key_epoch.incarnation() < incarnation;
             let voice = if is_past { Voice::Copy } else { of_host };
-            let judged = self.model.named(voice, issued.group, issued.key_epoch, Commitment(issued.commitment));
+            let judged =
+                self.model.named(voice, issued.group, issued.key_epoch, Commitment(issued.commitment));
             self.judge(judged);
         }
     }

@@ -4,9 +4,7 @@ use std::rc::Rc;
 
 use fleetkey_mls::MemberCell;
 use fleetkey_wire::wrap::{WrapContext, wrap};
-use fleetkey_wire::{
-    CellFrame, CellId, GroupSecret, SignedStatement, StatementAndWrap, Topic,
-};
+use fleetkey_wire::{CellFrame, CellId, GroupSecret, SignedStatement, StatementAndWrap, Topic};
 
 use crate::dice::Dice;
 use crate::world::{Runner, World};

@@ -257,12 +257,7 @@ impl Model {
         broken
     }
 
-    fn judge(
-        &mut self,
-        device: DeviceId,
-        group: GroupId,
-        held: &BTreeMap<KeyEpoch, Commitment>,
-    ) -> Broken {
+    fn judge(&mut self, device: DeviceId, group: GroupId, held: &BTreeMap<KeyEpoch, Commitment>) -> Broken {
         for (key_epoch, commitment) in held {
             self.held_ever.insert((device, group, *key_epoch));
             if self.issued.get(&(group, *key_epoch)) != Some(commitment) {
@@ -273,15 +268,13 @@ impl Model {
                 return Err((Rule::OnlyTheCoordinatorMoves, what));
             }
             let spans = self.spans.get(&(group, device)).map(Vec::as_slice).unwrap_or_default();
-            let is_due = |span: &Span| {
-                span.from <= *key_epoch && span.until.is_none_or(|until| *key_epoch < until)
-            };
+            let is_due =
+                |span: &Span| span.from <= *key_epoch && span.until.is_none_or(|until| *key_epoch < until);
             if spans.iter().any(is_due) || self.let_in_by_copy.contains(&(group, device)) {
                 continue;
             }
             let removed = spans.iter().filter_map(|span| span.until).any(|until| *key_epoch >= until);
-            let rule =
-                if removed { Rule::RemovedLearnsNothing } else { Rule::JoinerLearnsNothingOlder };
+            let rule = if removed { Rule::RemovedLearnsNothing } else { Rule::JoinerLearnsNothingOlder };
             let spans: Vec<String> = spans
                 .iter()
                 .map(|span| match span.until {

@@ -205,7 +205,11 @@ impl World {
     pub(crate) fn restore(&mut self, backup: &Backup) {
         let unix_seconds = crate::fleet::START_UNIX_SECONDS + self.time / 1_000;
         let has_audit = self.hosts[0].dice.happens(500);
-        let lost = if has_audit { Backup::of_store(&mut self.hosts[0].disk.image(), unix_seconds).ok() } else { None };
+        let lost = if has_audit {
+            Backup::of_store(&mut self.hosts[0].disk.image(), unix_seconds).ok()
+        } else {
+            None
+        };
         let revocation =
             |device: &DeviceId| Revocation { device: *device, unix_seconds, reason: "simulated".into() };
         let known = Restoring {
@@ -243,7 +247,8 @@ impl World {
         for number in 0..self.groups.len() {
             let name = group_name(number);
             // A group that is lost is made again under its name, with another id: its devices come into it anew.
-            self.groups[number] = present.groups.iter().find(|group| group.name == name).map(|group| group.id);
+            self.groups[number] =
+                present.groups.iter().find(|group| group.name == name).map(|group| group.id);
             if self.groups[number].is_none() {
                 orders.push(Order::CreateGroup { number, policy: self.operator.policies[number] });
             }
@@ -346,7 +351,8 @@ impl World {
     }
 }
 
-fn group_name(number: usize) -> String {
+/// What the operator calls a group.
+pub(crate) fn group_name(number: usize) -> String {
     format!("group-{number}")
 }
 

@@ -14,43 +14,112 @@ const BEGIN: u64 = 2_000;
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Act {
-    Join { device: u64, group: u64 },
-    Evict { device: u64, group: u64 },
-    Revoke { devices: Vec<u64> },
-    Leave { device: u64, group: u64 },
-    Rekey { group: u64 },
-    Rotate { group: u64 },
+    Join {
+        device: u64,
+        group: u64,
+    },
+    Evict {
+        device: u64,
+        group: u64,
+    },
+    Revoke {
+        devices: Vec<u64>,
+    },
+    Leave {
+        device: u64,
+        group: u64,
+    },
+    Rekey {
+        group: u64,
+    },
+    Rotate {
+        group: u64,
+    },
     /// Somebody new is enrolled, and put into a group.
-    Enroll { group: u64 },
-    CrashCoordinator { point: CrashPoint, down: u64 },
-    CoordinatorDiskFull { length: u64 },
-    CrashDevice { device: u64, point: CrashPoint, down: u64 },
-    DeviceDiskFull { device: u64, length: u64 },
-    Sleep { device: u64, length: u64 },
+    Enroll {
+        group: u64,
+    },
+    CrashCoordinator {
+        point: CrashPoint,
+        down: u64,
+    },
+    CoordinatorDiskFull {
+        length: u64,
+    },
+    CrashDevice {
+        device: u64,
+        point: CrashPoint,
+        down: u64,
+    },
+    DeviceDiskFull {
+        device: u64,
+        length: u64,
+    },
+    Sleep {
+        device: u64,
+        length: u64,
+    },
     /// The power of most of the fleet fails.
-    PowerCut { percent: u64, length: u64 },
-    Wipe { device: u64 },
-    TakeImage { device: u64 },
+    PowerCut {
+        percent: u64,
+        length: u64,
+    },
+    Wipe {
+        device: u64,
+    },
+    TakeImage {
+        device: u64,
+    },
     /// The device is set back to its image.
-    SetBack { device: u64 },
+    SetBack {
+        device: u64,
+    },
     /// The image runs beside the original.
-    Clone { device: u64, length: u64 },
-    BrokerRestart { length: u64 },
-    Partition { percent: u64, length: u64 },
+    Clone {
+        device: u64,
+        length: u64,
+    },
+    BrokerRestart {
+        length: u64,
+    },
+    Partition {
+        percent: u64,
+        length: u64,
+    },
     /// Everybody connects anew, and then again.
-    HelloStorm { times: u64 },
-    CoordinatorClock { seconds: i64 },
-    DeviceClock { device: u64, seconds: i64 },
-    Replay { frames: u64 },
-    Swap { frames: u64 },
-    Edit { frames: u64 },
-    Withhold { device: u64, length: u64 },
+    HelloStorm {
+        times: u64,
+    },
+    CoordinatorClock {
+        seconds: i64,
+    },
+    DeviceClock {
+        device: u64,
+        seconds: i64,
+    },
+    Replay {
+        frames: u64,
+    },
+    Swap {
+        frames: u64,
+    },
+    Edit {
+        frames: u64,
+    },
+    Withhold {
+        device: u64,
+        length: u64,
+    },
     /// A member of a cell wraps a secret of its own under a genuine statement.
-    ForgeWrap { device: u64 },
+    ForgeWrap {
+        device: u64,
+    },
     Backup,
     Restore,
     /// A copy of the coordinator runs beside it, and both are given commands.
-    Copy { length: u64 },
+    Copy {
+        length: u64,
+    },
     /// The coordinator's disk is copied; and later put back as it was, as a virtual machine's may be.
     Snapshot,
     RollBack,

@@ -134,13 +134,7 @@ fn storm() -> Profile {
 
 /// Everything, malice included.
 fn hell() -> Profile {
-    Profile {
-        name: "hell",
-        hostile_broker: 25,
-        hostile_devices_percent: 4,
-        copies: 1,
-        ..storm()
-    }
+    Profile { name: "hell", hostile_broker: 25, hostile_devices_percent: 4, copies: 1, ..storm() }
 }
 
 /// The power of the whole fleet fails, and comes back at once.

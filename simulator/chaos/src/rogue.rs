@@ -6,8 +6,8 @@ use fleetkey_identity::IdentityKey;
 use fleetkey_mls::{LeafSigner, make_key_package};
 use fleetkey_wire::link::{DeviceLink, OpenedDown};
 use fleetkey_wire::{
-    CellEpoch, CellFrame, CellId, DeviceId, DownBody, Generation, GroupId, Hello, HelloCell, KeyEpoch, Pairwise,
-    ShortAuthenticator, ShortDigest, SignedStatement, Suite, Topic, UpBody,
+    CellEpoch, CellFrame, CellId, DeviceId, DownBody, Generation, GroupId, Hello, HelloCell, KeyEpoch,
+    Pairwise, ShortAuthenticator, ShortDigest, SignedStatement, Suite, Topic, UpBody,
 };
 
 use crate::dice::Dice;
@@ -29,8 +29,8 @@ pub(crate) struct Rogue {
 impl Rogue {
     pub(crate) fn new(fleet: &Fleet, id: DeviceId, identity: &IdentityKey, dice: &mut Dice) -> Self {
         let coordinator = fleet.identity.public_key();
-        let pairwise = Pairwise::agree(fleet.id, id, identity.signing_key(), &coordinator)
-            .expect("both keys are good");
+        let pairwise =
+            Pairwise::agree(fleet.id, id, identity.signing_key(), &coordinator).expect("both keys are good");
         Self {
             link: DeviceLink::connect(pairwise.link_key(), dice.rng()),
             signer: LeafSigner::new(&identity.seed()),

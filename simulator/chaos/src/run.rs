@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::fleet::Fleet;
+use crate::image::{self, Image};
 use crate::model::{Rule, Violation};
 use crate::plan;
 use crate::profile::Profile;
@@ -45,6 +47,17 @@ impl Options {
         }
         line
     }
+}
+
+/// The acts of a run, a line each: number, minute, what.
+pub fn plan_of(options: &Options) -> Vec<String> {
+    let full = plan::draw(options.seed, &options.profile);
+    let is_in = |number: &usize| options.only.as_ref().is_none_or(|only| only.contains(number));
+    let line = |number: usize| {
+        let planned = full.get(number)?;
+        Some(format!("{number:>4} {:>7.2} min  {:?}", planned.at as f64 / MINUTE as f64, planned.act))
+    };
+    (0..full.len()).filter(is_in).filter_map(line).collect()
 }
 
 /// What was counted.
@@ -131,11 +144,14 @@ pub fn run(options: &Options) -> Outcome {
         None => full,
         Some(only) => only.iter().filter_map(|number| full.get(*number)).cloned().collect(),
     };
-    let mut world = World::new(options.seed, options.profile.clone(), acts);
+    let image = image::of_seed(options.seed, &options.profile, options.devices);
+    let fleet = image.as_ref().map_or_else(|| Fleet::new(options.seed), |image| image.fleet());
+    let begun_at = image.as_ref().map_or(0, |image| image.time);
+    let mut world = World::new(options.seed, options.profile.clone(), acts, fleet);
     if options.calm_network {
         world.weather = crate::world::Weather::CALM;
     }
-    let lived = panic::catch_unwind(AssertUnwindSafe(|| live(&mut world, options)));
+    let lived = panic::catch_unwind(AssertUnwindSafe(|| live(&mut world, options, image.as_deref())));
     if let Err(panicked) = lived {
         let what = panicked
             .downcast_ref::<String>()
@@ -151,17 +167,21 @@ pub fn run(options: &Options) -> Outcome {
         violation: world.violation.take(),
         figures: std::mem::take(&mut world.figures),
         planned,
-        simulated_milliseconds: world.time,
+        simulated_milliseconds: world.time - begun_at,
         seconds: started.elapsed().as_secs_f64(),
     }
 }
 
-fn live(world: &mut World, options: &Options) {
-    world.begin(options.devices);
+fn live(world: &mut World, options: &Options, image: Option<&Image>) {
+    match image {
+        Some(image) => image.begin(world),
+        None => world.begin(options.devices),
+    }
+    let begun_at = world.time;
     for (number, planned) in world.plan.clone().iter().enumerate() {
         world.after(planned.at, Due::Act(number));
     }
-    world.run_until(options.profile.minutes * MINUTE);
+    world.run_until(begun_at + options.profile.minutes * MINUTE);
     if world.violation.is_none() {
         world.heal_and_check();
     }

@@ -9,8 +9,8 @@ use fleetkey_wire::{DeviceId, GroupId, Topic};
 use crate::device::Device;
 use crate::dice::Dice;
 use crate::fleet::Fleet;
-use crate::hostile::Recorder;
 use crate::host::Host;
+use crate::hostile::Recorder;
 use crate::model::{Broken, Model, Rule, Violation};
 use crate::operator::Operator;
 use crate::plan::Planned;
@@ -26,34 +26,76 @@ pub(crate) enum Due {
     /// The act of this number.
     Act(usize),
     /// A message reaches the broker.
-    AtBroker { topic: Topic, payload: Rc<[u8]> },
+    AtBroker {
+        topic: Topic,
+        payload: Rc<[u8]>,
+    },
     /// A message reaches a coordinator.
-    AtHost { host: usize, life: u64, device: DeviceId, payload: Rc<[u8]> },
+    AtHost {
+        host: usize,
+        life: u64,
+        device: DeviceId,
+        payload: Rc<[u8]>,
+    },
     /// A message reaches a device, on this connection of it.
-    AtDevice { runner: Runner, session: u64, topic: Topic, payload: Rc<[u8]> },
+    AtDevice {
+        runner: Runner,
+        session: u64,
+        topic: Topic,
+        payload: Rc<[u8]>,
+    },
     /// A subscription is granted.
-    Granted { runner: Runner, session: u64, topic: Topic },
+    Granted {
+        runner: Runner,
+        session: u64,
+        topic: Topic,
+    },
     /// A coordinator has inputs, or its timer is due.
-    HostStep { host: usize },
+    HostStep {
+        host: usize,
+    },
     /// A coordinator's process starts.
-    HostStarts { host: usize },
+    HostStarts {
+        host: usize,
+    },
     /// A coordinator connects.
-    HostConnects { host: usize },
+    HostConnects {
+        host: usize,
+    },
     /// A copy of the coordinator is ended.
-    CopyEnds { host: usize },
+    CopyEnds {
+        host: usize,
+    },
     /// A device's timer.
-    DeviceTimer { runner: Runner, stamp: u64 },
+    DeviceTimer {
+        runner: Runner,
+        stamp: u64,
+    },
     /// A device's process starts.
-    DeviceStarts { runner: Runner, life: u64 },
+    DeviceStarts {
+        runner: Runner,
+        life: u64,
+    },
     /// A device tries to connect.
-    DeviceConnects { runner: Runner },
+    DeviceConnects {
+        runner: Runner,
+    },
     /// A clone is found, and ended.
-    CloneEnds { runner: Runner },
+    CloneEnds {
+        runner: Runner,
+    },
     /// A command to one of several coordinators.
-    Mistake { host: usize, number: u64 },
+    Mistake {
+        host: usize,
+        number: u64,
+    },
     /// Disks have room again.
-    HostDiskFree { host: usize },
-    DeviceDiskFree { runner: Runner },
+    HostDiskFree {
+        host: usize,
+    },
+    DeviceDiskFree {
+        runner: Runner,
+    },
     /// The operator looks at what is left to do.
     Operator,
     /// Everybody connects anew.
@@ -133,7 +175,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, profile: Profile, plan: Vec<Planned>) -> Self {
+    pub(crate) fn new(seed: u64, profile: Profile, plan: Vec<Planned>, fleet: Fleet) -> Self {
         let weather = Weather {
             lost_per_mille: profile.lost_per_mille,
             doubled_per_mille: profile.doubled_per_mille,
@@ -146,7 +188,7 @@ impl World {
             queue: BinaryHeap::new(),
             queued: 0,
             plan,
-            fleet: Fleet::new(seed),
+            fleet,
             hosts: Vec::new(),
             devices: Vec::new(),
             runners: BTreeMap::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleetkey_wire::{CellId, DeviceId, DismissReason, DownBody, Now, Reason};
+use fleetkey_wire::{CellId, DeviceId, DismissReason, DownBody, KeyEpoch, Now, Reason};
 use rand_core::CryptoRngCore;
 
 use super::commit::{CellPlan, Failed, Rekey};
@@ -37,7 +37,10 @@ impl Group {
                 self.acknowledged -= usize::from(member.has_acknowledged(newest));
                 self.placed -= 1;
                 plans.entry(cell).or_default().remove.insert(*id);
-                left.push((*id, cell));
+            }
+            // One that lost its place in a cell, and is wanted again, was given keys while it was in.
+            if member.cell().is_some() || member.record.admitted > KeyEpoch::default() {
+                left.push((*id, member.cell()));
             }
         }
         // Whoever was only wanted never held a key: nothing to move away from.
@@ -47,7 +50,9 @@ impl Group {
         self.transact(context, devices, plans, Rekey::Yes(reason), now, rng)?;
         for (id, cell) in left {
             context.event(Event::Left { group: self.id(), device: id });
-            if let Some(device) = devices.get_mut(&id).filter(|device| !device.is_revoked()) {
+            if let Some(cell) = cell
+                && let Some(device) = devices.get_mut(&id).filter(|device| !device.is_revoked())
+            {
                 let reason = DismissReason::Evicted;
                 device.say(context, &DownBody::Dismiss { group: self.record.id, cell, reason });
             }
