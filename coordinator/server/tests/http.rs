@@ -56,6 +56,7 @@ impl Server {
                 operator_token: operator.clone(),
                 broker_token: broker.clone(),
                 metrics: None,
+                keep: None,
             };
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
