@@ -110,7 +110,7 @@ impl Evidence {
         self.revocations.extend(revocations);
         self.incarnation_floor = self.incarnation_floor.max(incarnation.saturating_add(1));
         if is_whole {
-            self.covered.push(Window { from_unix_seconds: 0, to_unix_seconds: newest_unix_seconds });
+            self.covered.push(Window { from_unix_seconds: 0, to_unix_seconds: after(newest_unix_seconds) });
         }
     }
 
@@ -131,6 +131,11 @@ impl Evidence {
         left.retain(|window| window.from_unix_seconds < window.to_unix_seconds);
         left
     }
+}
+
+/// The second that follows: a window ends before its end, and what is told of a second is told of all of it.
+pub(crate) const fn after(unix_seconds: u64) -> u64 {
+    unix_seconds.saturating_add(1)
 }
 
 struct Exported {
@@ -170,10 +175,8 @@ fn read_audit(path: &Path, fleet: FleetId) -> Result<Exported, BadAudit> {
     }
     // An export that was cut off tells everything up to its last entry.
     let newest = entries.iter().map(|entry| entry.unix_seconds).max().unwrap_or_default();
-    let covers = Window {
-        from_unix_seconds: header.since_unix_seconds,
-        to_unix_seconds: end.unwrap_or(newest).max(header.since_unix_seconds),
-    };
+    let to_unix_seconds = end.map_or(newest, after).max(header.since_unix_seconds);
+    let covers = Window { from_unix_seconds: header.since_unix_seconds, to_unix_seconds };
     Ok(Exported { entries, covers })
 }
 
@@ -232,7 +235,7 @@ mod tests {
     fn an_export_covers_the_time_to_its_end_or_to_its_last_entry() {
         let header = header(1, FLEET);
         let whole = export(&[&header, ENTRY, r#"{"until_unix_seconds":30,"entries":1}"#]).unwrap();
-        assert_eq!((whole.entries.len(), whole.covers), (1, window(10, 30)));
+        assert_eq!((whole.entries.len(), whole.covers), (1, window(10, 31)));
         let cut = export(&[&header, ENTRY]).unwrap();
         assert_eq!((cut.entries.len(), cut.covers), (1, window(10, 20)));
         assert_eq!(export(&[&header]).unwrap().covers, window(10, 10));

@@ -1,4 +1,4 @@
-//! What can still be read of a database, without its master key and without changing it.
+//! What can still be read of a database, without its master key and without changing what it holds.
 //!
 //! Devices, memberships and the audit log are not secret, so a damaged database whose master key is lost still tells
 //! who was revoked. Leaves to [`crate::restore`] what that is worth.
@@ -37,10 +37,15 @@ pub(crate) fn read(path: &Path) -> Result<Remains, OpenError> {
     if !path.exists() {
         return Err(OpenError::Missing { path: path.to_owned() });
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection =
-        Connection::open_with_flags(path, flags).map_err(|error| failed(path, "open it", &error))?;
-    connection.busy_timeout(Duration::ZERO).map_err(|error| failed(path, "open it", &error))?;
+    // Exclusive, as the store opens it: whoever runs on it is noticed, and nothing is left beside it.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)
+        .and_then(|connection| {
+            connection.busy_timeout(Duration::ZERO)?;
+            connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+            Ok(connection)
+        })
+        .map_err(|error| failed(path, "open it", &error))?;
     let application_id: i32 = connection
         .pragma_query_value(None, "application_id", |row| row.get(0))
         .map_err(|error| failed(path, "read its header", &error))?;

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::backup_file::{self, BadBackupFile, MAX_BACKUP_BYTES};
 use crate::clock;
 use crate::config::Config;
-use crate::evidence::{BadAudit, Evidence};
+use crate::evidence::{BadAudit, Evidence, after};
 use crate::files::{self, FileError};
 use crate::remains;
 use crate::serve::{Identity, ServeError, master_key};
@@ -190,8 +190,8 @@ pub fn restore(options: RestoreOptions) -> Result<RestoreDone, RestoreError> {
                 look_at_replaced(&database, replace, &mut evidence)?;
             }
             let backup = read_backup(path, &master, identity.fleet)?;
-            let from_unix_seconds = backup.taken_unix_seconds;
-            (backup, Window { from_unix_seconds, to_unix_seconds: now })
+            let window = until_now(backup.taken_unix_seconds, now);
+            (backup, window)
         }
         RestoreFrom::InPlace => in_place(&database, &master, now)?,
     };
@@ -269,7 +269,12 @@ fn in_place(database: &Path, master: &MasterKey, now: u64) -> Result<(Backup, Wi
         Some(_) => u64::from(backup.incarnation) * INCARNATION_SECONDS,
         None => backup.taken_unix_seconds,
     };
-    Ok((backup, Window { from_unix_seconds, to_unix_seconds: now }))
+    Ok((backup, until_now(from_unix_seconds, now)))
+}
+
+/// Never empty: much can happen in the second of a backup. A clock that was set back hides how long it was.
+fn until_now(from_unix_seconds: u64, now: u64) -> Window {
+    Window { from_unix_seconds, to_unix_seconds: after(now.max(from_unix_seconds)) }
 }
 
 fn read_backup(path: &Path, master: &MasterKey, fleet: FleetId) -> Result<Backup, RestoreError> {

@@ -31,7 +31,7 @@ const PREPARED_STATEMENTS: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is none.
-    #[error("database {} does not exist: `fleetkey init` makes one", path.display())]
+    #[error("database {} does not exist: `fleetkey init` makes one, or `fleetkey restore`", path.display())]
     Missing {
         /// Where it should be.
         path: PathBuf,
