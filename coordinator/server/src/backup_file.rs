@@ -73,6 +73,14 @@ pub(crate) fn vault(master: &MasterKey) -> Vault {
     Vault::new(master, "coordinator backup")
 }
 
+/// The file of a backup of `fleet`, for those who run a [`crate::Service`] without its API.
+///
+/// # Errors
+/// [`BadBackupFile::TooLarge`].
+pub fn seal_backup(master: &MasterKey, fleet: FleetId, backup: &Backup) -> Result<Vec<u8>, BadBackupFile> {
+    seal(&vault(master), fleet, backup)
+}
+
 /// The file of a backup.
 ///
 /// # Errors
