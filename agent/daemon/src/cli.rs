@@ -14,6 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
+/// So long without an answer, on a connection that stands, is no coincidence.
+const UNANSWERED_SECONDS: u64 = 120;
+
 const AFTER_HELP: &str = "\
 Everything a device needs is in the directory that `fleetkey device provision NAME` writes:
 
@@ -347,6 +350,17 @@ fn print_status(out: &mut impl Write, status: &Value) -> anyhow::Result<()> {
         "silence   {} s of at most {} s{silence}",
         status["silent_seconds"], status["max_silence_seconds"]
     )?;
+    if is_unknown_perhaps(status) {
+        writeln!(
+            out,
+            "          the broker is there and the coordinator does not answer this device. If it was restored from"
+        )?;
+        writeln!(
+            out,
+            "          a backup older than the device, its operator brings it back with this device's certificate:"
+        )?;
+        writeln!(out, "          fleetkey device adopt CERTIFICATE")?;
+    }
     for alarm in list(&status["alarms"]) {
         writeln!(out, "ALARM     two secrets for one key epoch of group {}", text(alarm))?;
     }
@@ -356,10 +370,47 @@ fn print_status(out: &mut impl Write, status: &Value) -> anyhow::Result<()> {
     print_groups(out, &list(&status["groups"]).collect::<Vec<_>>())
 }
 
+/// A coordinator that does not know the device says nothing to it. One that is away for a while does neither.
+fn is_unknown_perhaps(status: &Value) -> bool {
+    let silent_seconds = status["silent_seconds"].as_u64().unwrap_or(0);
+    let is_unanswered = status["answered"] != true && silent_seconds >= UNANSWERED_SECONDS;
+    status["connected"] == true && (is_unanswered || status["silent"] == true)
+}
+
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(connected: bool, answered: bool, silent_seconds: u64, silent: bool) -> String {
+        let status = serde_json::json!({
+            "connected": connected, "answered": answered, "silent_seconds": silent_seconds, "silent": silent,
+            "max_silence_seconds": 86_400,
+        });
+        let mut out = Vec::new();
+        print_status(&mut out, &status).expect("memory takes it");
+        String::from_utf8(out).expect("it is text")
+    }
+
+    #[test]
+    fn a_device_that_is_left_unanswered_names_the_way_back() {
+        for (status, is_named) in [
+            ((true, false, UNANSWERED_SECONDS, false), true),
+            ((true, true, 90_000, true), true),
+            ((true, false, UNANSWERED_SECONDS - 1, false), false),
+            ((true, true, 3_600, false), false),
+            ((false, false, 90_000, true), false),
+        ] {
+            let (connected, answered, silent_seconds, silent) = status;
+            let text = shown(connected, answered, silent_seconds, silent);
+            assert_eq!(text.contains("fleetkey device adopt"), is_named, "{status:?}: {text}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ pub fn run<S: Store>(mut open: impl FnMut() -> S) {
     later_writes_of_a_transaction_win(&mut open);
     tables_are_apart(&mut open);
     takes_every_value(&mut open);
+    gives_rows_in_pages(&mut open);
 }
 
 fn put(table: Table, key: &[u8], value: &[u8]) -> Write {
@@ -95,4 +96,21 @@ fn takes_every_value<S: Store>(open: &mut impl FnMut() -> S) {
         contents(&mut store, Table::Cell),
         vec![(b"empty".to_vec(), Vec::new()), (b"large".to_vec(), large)]
     );
+}
+
+fn gives_rows_in_pages<S: Store>(open: &mut impl FnMut() -> S) {
+    let mut store = open();
+    clear(&mut store);
+    let keys: [&[u8]; 4] = [&[0x01], &[0x01, 0x00], &[0x02], &[0xff]];
+    store.commit(&keys.map(|key| put(Table::Audit, key, key))).expect("rows can be put");
+    let mut page = |after: &[u8], max| -> Vec<Vec<u8>> {
+        let rows = store.rows_after(Table::Audit, after, max).expect("rows can be read");
+        rows.into_iter().map(|row| row.key).collect()
+    };
+    assert_eq!(page(&[], 2), [vec![0x01], vec![0x01, 0x00]]);
+    assert_eq!(page(&[0x01, 0x00], 2), [vec![0x02], vec![0xff]]);
+    assert_eq!(page(&[0x01], 1), [vec![0x01, 0x00]]);
+    assert_eq!(page(&[0xff], 9), Vec::<Vec<u8>>::new());
+    assert_eq!(store.count(Table::Audit).expect("rows can be counted"), 4);
+    assert_eq!(store.count(Table::Outbox).expect("rows can be counted"), 0);
 }

@@ -38,7 +38,7 @@ pub struct About {
 pub fn examine(store: &mut dyn Store, about: &About, unix_seconds: u64) -> Result<Vec<Finding>, StoreError> {
     let mut found = Examination::default();
     let tables = Tables::read(store, &mut found)?;
-    whole(&tables, &mut found);
+    whole(&tables, unix_seconds, &mut found);
     belonging(&tables, &mut found);
     names(&tables, &mut found);
     keys::examine(&tables, about, &mut found);
@@ -60,15 +60,18 @@ impl Examination {
 }
 
 /// What holds for the whole, and devices that an operator has to look at.
-fn whole(tables: &Tables, found: &mut Examination) {
+fn whole(tables: &Tables, now: u64, found: &mut Examination) {
     let subject = || "coordinator".to_owned();
     let Some(meta) = tables.meta.first() else {
         return found.note(Kind::MetaMissing, subject(), "the database says nothing of itself".into());
     };
     if let Some(by) = meta.superseded {
         let why = format!(
-            "at {} device {} showed key epoch {} of group {}, which was never issued here",
-            by.unix_seconds, by.device, by.key_epoch, by.group
+            "{} device {} showed key epoch {} of group {}, which was never issued here",
+            ago(by.unix_seconds, now),
+            by.device,
+            by.key_epoch,
+            by.group
         );
         found.note(Kind::Superseded, subject(), why);
     }
@@ -85,7 +88,7 @@ fn whole(tables: &Tables, found: &mut Examination) {
     for device in tables.devices.values() {
         if let Standing::Quarantined { unix_seconds } = device.standing {
             let subject = format!("device {} ({})", device.name, device.id);
-            found.note(Kind::Quarantined, subject, format!("since {unix_seconds}"));
+            found.note(Kind::Quarantined, subject, ago(unix_seconds, now));
         }
     }
 }
@@ -172,6 +175,17 @@ fn stamps(tables: &Tables, unix_seconds: u64, found: &mut Examination) {
     // One finding stands for all of the log.
     let audit = tables.audit.last().map(|entry| ("the audit log".to_owned(), entry.unix_seconds));
     for (subject, at) in groups.chain(cells).chain(devices).chain(audit).filter(|(_, at)| *at > latest) {
-        found.note(Kind::FutureStamp, subject, format!("at {at}, and it is {unix_seconds}"));
+        found.note(Kind::FutureStamp, subject, format!("{} s from now", at - unix_seconds));
+    }
+}
+
+/// How long ago something was, in the unit that people would name. A core knows no calendar.
+fn ago(unix_seconds: u64, now: u64) -> String {
+    let seconds = now.saturating_sub(unix_seconds);
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} min ago", seconds / 60),
+        7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
     }
 }

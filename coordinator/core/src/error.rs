@@ -201,7 +201,9 @@ pub enum CommandError {
     #[error("a rotation of group {0} is under way already")]
     RotationUnderWay(GroupId),
     /// This coordinator has stopped issuing: see [`crate::Event::Superseded`].
-    #[error("this coordinator is a copy, or was rolled back, and issues nothing: see the log")]
+    #[error(
+        "this coordinator is a copy, or was rolled back, and issues nothing: end the other copy, stop this one, and run `fleetkey restore --in-place`"
+    )]
     Superseded,
     /// The decision could not be completed; memory is discarded and loaded again.
     #[error("internal failure, nothing was changed: {0}")]

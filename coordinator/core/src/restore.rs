@@ -39,7 +39,7 @@ pub struct Revocation {
 pub struct Window {
     /// From when on.
     pub from_unix_seconds: u64,
-    /// Until when.
+    /// Until when, that second excluded.
     pub to_unix_seconds: u64,
 }
 

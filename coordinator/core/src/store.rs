@@ -72,6 +72,17 @@ pub trait Store {
     /// Every row of a table, in the order of their keys (byte by byte).
     fn rows(&mut self, table: Table) -> Result<Vec<Row>, StoreError>;
 
+    /// The first `max` rows of a table whose keys come after `after`, in the order of their keys.
+    fn rows_after(&mut self, table: Table, after: &[u8], max: usize) -> Result<Vec<Row>, StoreError> {
+        let rows = self.rows(table)?.into_iter();
+        Ok(rows.filter(|row| row.key.as_slice() > after).take(max).collect())
+    }
+
+    /// How many rows a table has.
+    fn count(&mut self, table: Table) -> Result<usize, StoreError> {
+        Ok(self.rows(table)?.len())
+    }
+
     /// Makes all of `writes`, in order, durable in one transaction, or none of them.
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError>;
 }
@@ -90,6 +101,20 @@ impl<S: Store + ?Sized> Store for Box<S> {
 #[derive(Debug, Default, Clone)]
 pub struct MemoryStore {
     rows: BTreeMap<(Table, Vec<u8>), Zeroizing<Vec<u8>>>,
+}
+
+impl MemoryStore {
+    /// All that another store holds, to be looked at without keeping anybody from it.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn copy_of(store: &mut dyn Store) -> Result<Self, StoreError> {
+        let mut rows = BTreeMap::new();
+        for table in Table::ALL {
+            rows.extend(store.rows(table)?.into_iter().map(|row| ((table, row.key), row.value)));
+        }
+        Ok(Self { rows })
+    }
 }
 
 impl Store for MemoryStore {

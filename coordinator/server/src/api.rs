@@ -2,11 +2,17 @@
 
 use std::fmt;
 
-use fleetkey_coordinator_core::{GroupStatus, Policy, Standing};
+use axum::http::HeaderName;
+use fleetkey_coordinator_core::backup::Backup;
+use fleetkey_coordinator_core::doctor::{Finding, Severity};
+use fleetkey_coordinator_core::records::AuditRecord;
+use fleetkey_coordinator_core::{DeviceRecord, GroupStatus, Policy, Standing};
+use fleetkey_wire::error::Named as _;
 use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use crate::shared_store::LastStep;
 use crate::stats::Stats;
 
 /// The largest request body, in bytes.
@@ -27,6 +33,16 @@ pub struct ErrorBody {
 pub struct NewDevice {
     /// A label for people.
     pub name: String,
+}
+
+/// `POST /v1/devices/adopt`: enrol a device by the certificate that it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adoption {
+    /// A label for people.
+    pub name: String,
+    /// Its certificate chain, PEM, leaf first.
+    pub certificate: String,
 }
 
 /// Everything that a new device is equipped with. It is given out once: the private key is not kept.
@@ -188,6 +204,123 @@ pub struct StatusView {
     pub broker_connected: bool,
     /// What was received, sent and spent.
     pub stats: Stats,
+    /// What is stored, where the API can read it.
+    pub store: Option<StoreView>,
+}
+
+/// What is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoreView {
+    /// Messages in the outbox: decided, stored, and not known to be sent.
+    pub outbox: usize,
+    /// The last transaction.
+    pub last_step: LastStep,
+}
+
+/// The header of a response to `GET /v1/backup` that says what is in it: a [`BackupSummary`] in JSON.
+pub const BACKUP_HEADER: HeaderName = HeaderName::from_static("fleetkey-backup");
+
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupSummary {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// When it was taken.
+    pub taken_unix_seconds: u64,
+    /// The incarnation.
+    pub incarnation: u32,
+    /// Devices, the revoked ones included.
+    pub devices: usize,
+    /// Of those, the revoked ones.
+    pub revoked: usize,
+    /// Groups.
+    pub groups: usize,
+    /// Devices in groups, counted in each.
+    pub memberships: usize,
+    /// Entries of the audit log.
+    pub audit: usize,
+    /// Key epochs that were issued.
+    pub issued: usize,
+    /// The length of the file.
+    pub bytes: usize,
+}
+
+impl BackupSummary {
+    pub(crate) fn of(fleet: FleetId, backup: &Backup, bytes: usize) -> Self {
+        let is_revoked = |device: &&DeviceRecord| matches!(device.standing, Standing::Revoked { .. });
+        Self {
+            fleet,
+            taken_unix_seconds: backup.taken_unix_seconds,
+            incarnation: backup.incarnation,
+            devices: backup.devices.len(),
+            revoked: backup.devices.iter().filter(is_revoked).count(),
+            groups: backup.groups.len(),
+            memberships: backup.memberships.len(),
+            audit: backup.audit.len(),
+            issued: backup.issued.len(),
+            bytes,
+        }
+    }
+}
+
+/// Entries of the audit log in one answer.
+pub const MAX_AUDIT_PAGE: usize = 1_000;
+
+/// `GET /v1/audit?since=SECONDS`, and then `?after=` what the last page named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPage {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The entries, oldest first.
+    pub entries: Vec<AuditRecord>,
+    /// What to ask for the next page with; none after the last.
+    pub next: Option<String>,
+    /// Until when the pages so far are all there is.
+    pub until_unix_seconds: u64,
+}
+
+/// `GET /v1/doctor`: what was found, gravest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examined {
+    /// The findings.
+    pub findings: Vec<FindingView>,
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingView {
+    /// What, by name.
+    pub name: String,
+    /// `broken`, `attention` or `notice`.
+    pub severity: String,
+    /// What of, with its ids.
+    pub subject: String,
+    /// The particulars.
+    pub detail: String,
+    /// What it means.
+    pub meaning: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Examined {
+    /// These findings.
+    pub fn of(findings: &[Finding]) -> Self {
+        let view = |finding: &Finding| FindingView {
+            name: finding.kind.name().to_owned(),
+            severity: finding.severity().name().to_owned(),
+            subject: finding.subject.clone(),
+            detail: finding.detail.clone(),
+            meaning: finding.kind.meaning().to_owned(),
+            remedy: finding.kind.remedy().to_owned(),
+        };
+        Self { findings: findings.iter().map(view).collect() }
+    }
+
+    /// Whether anything is broken, or needs an operator.
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|finding| finding.severity == Severity::Notice.name())
+    }
 }
 
 /// `GET /readyz`.

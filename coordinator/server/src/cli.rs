@@ -1,7 +1,9 @@
 //! The command line: what can be said, and which part of it does what.
 
+mod backup;
 mod client;
 mod device;
+mod doctor;
 mod group;
 mod show;
 mod wait;
@@ -9,6 +11,7 @@ mod wait;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -37,6 +40,10 @@ A fleet from nothing:
   fleetkey revoke pump-1 --reason stolen --wait        end it, and move everybody else to a new key
   fleetkey status
 
+  fleetkey backup monday                               while it runs
+  fleetkey restore monday --config fleet/fleetkey.toml --audit audit.jsonl
+  fleetkey doctor                                      is the database sound?
+
 Devices and groups are named by their name or their UUID. Every command takes --json.";
 
 /// Distributes group keys to fleets of devices.
@@ -64,8 +71,14 @@ enum Command {
     Group(group::GroupCommand),
     Revoke(group::Revoke),
     Rotate(group::Rotate),
-    /// How the coordinator is: devices, groups, what it sent and refused.
+    /// How the coordinator is: devices, groups, who is behind, what it sent and refused.
     Status,
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    /// Keep the audit log outside the backups.
+    #[command(subcommand)]
+    Audit(backup::AuditCommand),
+    Doctor(doctor::Doctor),
 }
 
 /// Make a new fleet: CA, coordinator, broker, tokens, database, settings.
@@ -114,9 +127,10 @@ struct Serve {
 }
 
 /// Does what was said.
-pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let Arguments { command, client, json } = arguments;
     match command {
+        Command::Doctor(doctor) => return doctor.run(&client, json, out),
         Command::Init(init) => init.run(json, out),
         Command::Serve(serve) => serve.run(&client),
         Command::Device(command) => command.run(&Client::connect(&client)?, json, out),
@@ -126,6 +140,21 @@ pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<
         Command::Status => {
             let status = Client::connect(&client)?.get("/v1/status")?;
             if json { show::json(out, &status) } else { show::status(out, &status) }
+        }
+        Command::Backup(command) => command.run(&Client::connect(&client)?, json, out),
+        Command::Restore(command) => command.run(&client, json, out),
+        Command::Audit(command) => command.run(&Client::connect(&client)?, out),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    /// What the process ends with when [`run`] fails.
+    pub(crate) fn on_failure(&self) -> ExitCode {
+        if matches!(self.command, Command::Doctor(_)) {
+            ExitCode::from(doctor::COULD_NOT_LOOK)
+        } else {
+            ExitCode::FAILURE
         }
     }
 }

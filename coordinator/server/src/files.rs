@@ -71,6 +71,46 @@ fn check_private(_: &Path, _: &File) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Writes a file that is its owner's alone: whole and on the disk under its name, or not there. A file that exists is
+/// written over only with `force`.
+pub fn write_private(path: &Path, contents: &[u8], force: bool) -> Result<(), FileError> {
+    let exists = || FileError::Exists { path: path.to_owned() };
+    // Said before the work is done; what counts is the link below.
+    if !force && fs::symlink_metadata(path).is_ok() {
+        return Err(exists());
+    }
+    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let draft = path.with_file_name(format!(".{name}.{:08x}", OsRng.next_u32()));
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&draft).and_then(|mut file| {
+        file.write_all(contents)?;
+        file.sync_all()
+    });
+    let placed = written.and_then(|()| {
+        if force {
+            return fs::rename(&draft, path);
+        }
+        // Unlike a rename it fails where something is.
+        fs::hard_link(&draft, path)?;
+        fs::remove_file(&draft)
+    });
+    if let Err(error) = placed {
+        let _ = fs::remove_file(&draft);
+        let is_there = error.kind() == io::ErrorKind::AlreadyExists;
+        return Err(if is_there { exists() } else { FileError::io("write", path)(error) });
+    }
+    sync_directory(path)
+}
+
+/// Makes the name of a file last: what is in its directory is on the disk.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|directory| directory.sync_all()).map_err(FileError::io("write", parent))
+}
+
 /// A directory in the making. It appears under its name when it is complete, or not at all.
 #[derive(Debug)]
 pub(crate) struct NewDirectory {
@@ -177,6 +217,18 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("mine"), "").unwrap();
         assert!(matches!(NewDirectory::begin(home.path()), Err(FileError::Exists { .. })));
+    }
+
+    #[test]
+    fn a_file_is_written_over_only_where_that_was_said() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("file");
+        write_private(&path, b"one", false).unwrap();
+        assert!(matches!(write_private(&path, b"two", false), Err(FileError::Exists { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        write_private(&path, b"three", true).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"three");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "no draft is left");
     }
 
     #[cfg(unix)]

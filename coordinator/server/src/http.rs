@@ -7,6 +7,7 @@ mod answers;
 mod auth;
 mod device;
 mod group;
+mod keep;
 mod policy;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::handle::ServiceHandle;
 
 pub use answers::ApiError;
 pub use auth::{BadToken, Token};
+pub use keep::Keep;
 
 /// What the API is made of.
 pub struct Api {
@@ -37,6 +39,9 @@ pub struct Api {
     pub broker_token: Token,
     /// What `/metrics` shows; nothing without it.
     pub metrics: Option<PrometheusHandle>,
+    /// What is read of the database past the deciding thread: without it there are no backups, audit pages or
+    /// examinations.
+    pub keep: Option<Keep>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -47,6 +52,7 @@ pub fn router(api: Api) -> Router {
     let operator = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/devices", get(device::list).post(device::provision))
+        .route("/v1/devices/adopt", post(device::adopt))
         .route("/v1/devices/{device}", get(device::show))
         .route("/v1/devices/{device}/release", post(device::release))
         .route("/v1/revoke", post(device::revoke))
@@ -57,6 +63,9 @@ pub fn router(api: Api) -> Router {
         .route("/v1/groups/{group}/remove", post(group::remove))
         .route("/v1/groups/{group}/rekey", post(group::rekey))
         .route("/v1/groups/{group}/rotate", post(group::rotate))
+        .route("/v1/backup", get(keep::backup))
+        .route("/v1/audit", get(keep::audit))
+        .route("/v1/doctor", get(keep::doctor))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::operator));
     let broker = Router::new()
         .route("/v1/policy", get(policy::stream))
@@ -78,6 +87,7 @@ async fn status(State(api): Shared) -> Result<Json<StatusView>, ApiError> {
         coordinator: api.service.status().await?,
         broker_connected: api.service.is_connected(),
         stats: api.service.stats().await?,
+        store: keep::store(&api).await?,
     }))
 }
 

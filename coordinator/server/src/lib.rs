@@ -6,11 +6,14 @@
 
 pub mod api;
 mod authority;
+mod backup_file;
 mod bundle;
 mod clock;
 pub mod config;
 mod cpu;
 mod engine;
+mod evidence;
+mod examine;
 mod feed;
 mod files;
 mod fleet;
@@ -19,22 +22,36 @@ pub mod http;
 mod init;
 mod link;
 mod meter;
+mod remains;
+mod restore;
 mod serve;
 mod service;
+mod shared_store;
 mod stats;
 mod store;
+pub mod when;
 
 pub use authority::Authority;
+pub use backup_file::{
+    BACKUP_FILE_VERSION, BackupHeader, BadBackupFile, MAX_BACKUP_BYTES, inspect as inspect_backup,
+    seal_backup,
+};
 pub use bundle::{check_bundle_directory, write_bundle};
 pub use clock::unix_seconds;
 pub use engine::CommandFailed;
+pub use evidence::{AUDIT_VERSION, AuditEnd, AuditHeader, BadAudit};
+pub use examine::{ExamineError, examine};
 pub use feed::{PolicyFeed, PolicyStream};
-pub use files::FileError;
+pub use files::{FileError, write_private};
 pub use fleet::{FIRST_GENERATION, Fleet, Party};
 pub use handle::ServiceHandle;
 pub use init::{InitError, InitOptions, Initialised, init};
 pub use link::mqtt_options;
+pub use restore::{
+    RestoreDone, RestoreError, RestoreFrom, RestoreOptions, UncertainWindow, UnknownDevice, restore,
+};
 pub use serve::{ServeError, serve};
 pub use service::{Service, ServiceConfig, StartError};
+pub use shared_store::{Closed, LastStep, SharedStore, StoreReader};
 pub use stats::{Stats, Traffic};
 pub use store::{OpenError, SCHEMA_VERSION, SqliteStore};

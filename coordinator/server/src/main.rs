@@ -9,14 +9,15 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
+    let on_failure = arguments.on_failure();
     let mut out = io::stdout().lock();
     match cli::run(arguments, &mut out) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // One line: what was being done, and why it failed. Where standard error is closed, nobody can be told.
             let _ = writeln!(io::stderr(), "fleetkey: {error:#}");
-            ExitCode::FAILURE
+            on_failure
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fleetkey_coordinator_core::Restored;
 use fleetkey_identity::{BadCertificate, BadPem, FleetCa, FleetRoots, IdentityKey, Role, chain_from_pem};
 use fleetkey_mqtt::Options;
 use fleetkey_vault::{MasterKey, MasterKeyError};
@@ -13,7 +14,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 use crate::authority::Authority;
@@ -22,11 +23,14 @@ use crate::config::{Config, IdentityConfig, LogConfig, LogFormat, MASTER_KEY_VAR
 use crate::feed::PolicyFeed;
 use crate::files::{self, FileError};
 use crate::fleet::{Party, setup};
-use crate::http::{self, Api, BadToken, Token};
+use crate::handle::ServiceHandle;
+use crate::http::{self, Api, BadToken, Keep, Token};
 use crate::link::mqtt_options;
 use crate::meter;
 use crate::service::{Service, ServiceConfig, StartError};
+use crate::shared_store::SharedStore;
 use crate::store::{OpenError, SqliteStore};
+use crate::when;
 
 /// How long open connections to the API may finish.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
@@ -152,12 +156,21 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let listener = listen(config.api.listen).await?;
     let address =
         listener.local_addr().map_err(|source| ServeError::Io { doing: "read the API's address", source })?;
-    let store = Box::new(SqliteStore::open(&config.database, &master_key)?);
+    let store = SharedStore::new(SqliteStore::open(&config.database, &master_key)?);
+    let keep = Keep::new(store.reader(), &master_key, identity.fleet, &identity.roots, &identity.party);
     let setup = setup(identity.fleet, &identity.party, identity.generation, config.timing.timing());
     let service =
-        Service::start(ServiceConfig { setup, store, mqtt, policy_feed: PolicyFeed::new() }).await?;
-    let api =
-        Api { service: service.handle(), authority, operator_token, broker_token, metrics: Some(metrics) };
+        Service::start(ServiceConfig { setup, store: Box::new(store), mqtt, policy_feed: PolicyFeed::new() })
+            .await?;
+    tell_of_restore(&service.handle()).await;
+    let api = Api {
+        service: service.handle(),
+        authority,
+        operator_token,
+        broker_token,
+        metrics: Some(metrics),
+        keep: Some(keep),
+    };
     let (draining, drain) = watch::channel(false);
     let mut server = tokio::spawn(run_api(listener, api, drain));
     announce(identity.fleet, address)?;
@@ -183,6 +196,29 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     ended
 }
 
+/// Says plainly what a database that was restored, or must be, means.
+async fn tell_of_restore(service: &ServiceHandle) {
+    // Without an answer it is stopping.
+    let Ok(status) = service.status().await else { return };
+    if let Some(Restored { backup_unix_seconds, unix_seconds, former_incarnation }) = status.restored {
+        info!(
+            backup_of = %when::show(backup_unix_seconds),
+            restored_at = %when::show(unix_seconds),
+            former_incarnation,
+            incarnation = status.incarnation,
+            back = status.members,
+            to_come_in = status.wanted,
+            "restored from a backup: members come in anew, devices enrolled after it are to be adopted"
+        );
+    }
+    if let Some(by) = status.superseded_by {
+        error!(
+            since = %when::show(by.unix_seconds), device = %by.device, group = %by.group, key_epoch = %by.key_epoch,
+            "superseded: it is a copy, or was rolled back, and issues nothing; end the other copy, stop this one, and run `fleetkey restore --in-place`"
+        );
+    }
+}
+
 async fn run_api(listener: TcpListener, api: Api, mut drain: watch::Receiver<bool>) -> io::Result<()> {
     let drained = async move {
         // An error means that the process is ending.
@@ -200,15 +236,16 @@ fn announce(fleet: FleetId, address: SocketAddr) -> Result<(), ServeError> {
         .map_err(|source| ServeError::Io { doing: "write to standard output", source })
 }
 
-struct Identity {
-    fleet: FleetId,
-    generation: Generation,
-    roots: FleetRoots,
-    party: Party,
+/// Who the coordinator is.
+pub(crate) struct Identity {
+    pub(crate) fleet: FleetId,
+    pub(crate) generation: Generation,
+    pub(crate) roots: FleetRoots,
+    pub(crate) party: Party,
 }
 
 impl Identity {
-    fn read(files: &IdentityConfig) -> Result<Self, ServeError> {
+    pub(crate) fn read(files: &IdentityConfig) -> Result<Self, ServeError> {
         let roots = FleetRoots::from_pem(&files::read(&files.roots)?).map_err(pem(&files.roots))?;
         let chain = chain_from_pem(&files::read(&files.certificate)?).map_err(pem(&files.certificate))?;
         let key = IdentityKey::from_pkcs8_pem(&files::read_secret(&files.key)?).map_err(pem(&files.key))?;
@@ -252,7 +289,7 @@ fn mqtt(config: &Config, identity: &Identity) -> Result<Options, ServeError> {
     Ok(mqtt_options(url, tls, identity.fleet))
 }
 
-fn master_key(config: &Config) -> Result<MasterKey, MasterKeyError> {
+pub(crate) fn master_key(config: &Config) -> Result<MasterKey, MasterKeyError> {
     if std::env::var_os(MASTER_KEY_VARIABLE).is_some() {
         MasterKey::from_env(MASTER_KEY_VARIABLE)
     } else {

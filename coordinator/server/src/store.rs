@@ -17,7 +17,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use zeroize::Zeroizing;
 
 /// Marks the file as ours (`PRAGMA application_id`): "fkco".
-const APPLICATION_ID: i32 = 0x666b_636f;
+pub(crate) const APPLICATION_ID: i32 = 0x666b_636f;
 
 /// The layout that this build writes and reads (`PRAGMA user_version`).
 pub const SCHEMA_VERSION: i32 = 2;
@@ -31,7 +31,7 @@ const PREPARED_STATEMENTS: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is none.
-    #[error("database {} does not exist: `fleetkey init` makes one", path.display())]
+    #[error("database {} does not exist: `fleetkey init` makes one, or `fleetkey restore`", path.display())]
     Missing {
         /// Where it should be.
         path: PathBuf,
@@ -185,19 +185,30 @@ impl SqliteStore {
         transaction.commit()
     }
 
-    fn read(&self, table: Table) -> rusqlite::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        self.connection
-            .prepare(&format!("SELECT key, value FROM {} ORDER BY key", table.name()))?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect()
+    fn read(&self, table: Table, after: Option<(&[u8], usize)>) -> rusqlite::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let pair = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let name = table.name();
+        match after {
+            None => self
+                .connection
+                .prepare(&format!("SELECT key, value FROM {name} ORDER BY key"))?
+                .query_map([], pair)?
+                .collect(),
+            Some((after, max)) => self
+                .connection
+                .prepare(&format!("SELECT key, value FROM {name} WHERE key > ?1 ORDER BY key LIMIT ?2"))?
+                .query_map(params![after, i64::try_from(max).unwrap_or(i64::MAX)], pair)?
+                .collect(),
+        }
     }
-}
 
-impl Store for SqliteStore {
-    fn rows(&mut self, table: Table) -> Result<Vec<Row>, StoreError> {
-        let rows = self
-            .read(table)
-            .map_err(|error| StoreError::Failed { doing: "read a table", why: error.to_string() })?;
+    fn open_rows(
+        &self,
+        table: Table,
+        read: rusqlite::Result<Vec<(Vec<u8>, Vec<u8>)>>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let rows =
+            read.map_err(|error| StoreError::Failed { doing: "read a table", why: error.to_string() })?;
         rows.into_iter()
             .map(|(key, value)| {
                 let value = if table.is_secret() {
@@ -212,6 +223,25 @@ impl Store for SqliteStore {
                 Ok(Row { table, key, value })
             })
             .collect()
+    }
+}
+
+impl Store for SqliteStore {
+    fn rows(&mut self, table: Table) -> Result<Vec<Row>, StoreError> {
+        self.open_rows(table, self.read(table, None))
+    }
+
+    fn rows_after(&mut self, table: Table, after: &[u8], max: usize) -> Result<Vec<Row>, StoreError> {
+        self.open_rows(table, self.read(table, Some((after, max))))
+    }
+
+    fn count(&mut self, table: Table) -> Result<usize, StoreError> {
+        let counted =
+            self.connection
+                .query_row(&format!("SELECT COUNT(*) FROM {}", table.name()), [], |row| row.get::<_, i64>(0));
+        counted
+            .map(|rows| usize::try_from(rows).unwrap_or(0))
+            .map_err(|error| StoreError::Failed { doing: "count rows", why: error.to_string() })
     }
 
     fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
@@ -305,7 +335,7 @@ fn check_sentinel(path: &Path, connection: &Connection, vault: &Vault) -> Result
     }
 }
 
-fn failed(path: &Path, doing: &'static str, error: &rusqlite::Error) -> OpenError {
+pub(crate) fn failed(path: &Path, doing: &'static str, error: &rusqlite::Error) -> OpenError {
     let path = path.to_owned();
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::InUse { path },

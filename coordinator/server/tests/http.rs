@@ -5,14 +5,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use fleetkey_coordinator::api::{Bundle, MAX_REQUEST_BYTES};
-use fleetkey_coordinator::http::{Api, Token, router};
+use fleetkey_coordinator::api::{Bundle, MAX_AUDIT_PAGE, MAX_REQUEST_BYTES};
+use fleetkey_coordinator::http::{Api, Keep, Token, router};
 use fleetkey_coordinator::{
-    Authority, Fleet, PolicyFeed, Service, ServiceConfig, mqtt_options, unix_seconds,
+    Authority, Fleet, PolicyFeed, Service, ServiceConfig, SharedStore, mqtt_options, unix_seconds,
 };
 use fleetkey_coordinator_core::{Coordinator, MemoryStore, Store, Timing};
-use fleetkey_identity::{IdentityKey, Role, chain_from_pem};
+use fleetkey_identity::{IdentityKey, Role, chain_from_pem, chain_to_pem};
 use fleetkey_policy::PolicyUpdate;
+use fleetkey_vault::MasterKey;
 use fleetkey_wire::FleetId;
 use rand_core::OsRng;
 use serde_json::{Value, json};
@@ -29,11 +30,23 @@ struct Server {
 impl Server {
     /// An API without a broker behind it: port 9 discards.
     fn start() -> Self {
+        Self::start_keeping(false)
+    }
+
+    /// One that can read its database too.
+    fn start_with_keep() -> Self {
+        Self::start_keeping(true)
+    }
+
+    fn start_keeping(keeps: bool) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let fleet = Fleet::create(FleetId::random(&mut OsRng), &[], unix_seconds(), &mut OsRng).unwrap();
         let (operator, broker) = (Token::generate(&mut OsRng), Token::generate(&mut OsRng));
         let mut store = MemoryStore::default();
         store.commit(&Coordinator::initial_rows(unix_seconds())).unwrap();
+        let store = SharedStore::new(store);
+        let master = MasterKey::generate(&mut OsRng);
+        let keep = Keep::new(store.reader(), &master, fleet.id(), fleet.roots(), &fleet.coordinator);
         let ca = fleetkey_identity::FleetCa::from_pem(&fleet.ca().to_pem()).unwrap();
         let authority = Authority::new(
             ca,
@@ -56,6 +69,7 @@ impl Server {
                 operator_token: operator.clone(),
                 broker_token: broker.clone(),
                 metrics: None,
+                keep: keeps.then_some(keep),
             };
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -138,6 +152,69 @@ fn next_update(stream: &mut BufReader<TcpStream>) -> PolicyUpdate {
 }
 
 #[test]
+fn backups_and_adoptions_are_refused_without_a_database_to_read() {
+    let server = Server::start();
+    for path in ["/v1/backup", "/v1/audit", "/v1/doctor"] {
+        let (status, body) = server.get(path);
+        assert_eq!((status, body["error"].as_str()), (409, Some("no_database")), "{path}");
+    }
+    let (status, body) = server.post("/v1/devices/adopt", &json!({ "name": "x", "certificate": "y" }));
+    assert_eq!((status, body["error"].as_str()), (409, Some("no_database")));
+    assert_eq!(server.get("/v1/status").1["store"], Value::Null);
+}
+
+#[test]
+fn pages_and_certificates_that_are_none_are_refused_by_name() {
+    let server = Server::start_with_keep();
+    let (status, body) = server.get("/v1/audit?after=xyz");
+    assert_eq!((status, body["error"].as_str()), (400, Some("bad_request")), "{body}");
+    let (status, body) = server.post("/v1/devices/adopt", &json!({ "name": "x", "certificate": "y" }));
+    assert_eq!((status, body["error"].as_str()), (400, Some("bad_certificate")), "{body}");
+
+    let other = Fleet::create(FleetId::random(&mut OsRng), &[], unix_seconds(), &mut OsRng).unwrap();
+    let id = fleetkey_wire::DeviceId::random(&mut OsRng);
+    let foreign = chain_to_pem(&other.device(id, unix_seconds(), &mut OsRng).chain);
+    let (status, body) = server.post("/v1/devices/adopt", &json!({ "name": "x", "certificate": foreign }));
+    assert_eq!((status, body["error"].as_str()), (400, Some("bad_certificate")), "{body}");
+    let own = chain_to_pem(&server.fleet.device(id, unix_seconds(), &mut OsRng).chain);
+    let (status, body) = server.post("/v1/devices/adopt", &json!({ "name": "x", "certificate": own }));
+    assert_eq!((status, body["id"].clone()), (200, json!(id)), "{body}");
+    assert_eq!(server.get("/v1/status").1["store"]["last_step"]["command"], "enroll");
+    assert_eq!(server.get("/v1/audit").1["entries"][0]["detail"], "x");
+}
+
+#[test]
+fn a_long_audit_log_is_told_in_bounded_pages() {
+    let server = Server::start_with_keep();
+    let enrolments = MAX_AUDIT_PAGE + 7;
+    let keys: Vec<_> = (0..enrolments).map(|_| IdentityKey::generate(&mut OsRng).public_key()).collect();
+    let service = server.service.as_ref().unwrap().handle();
+    let enrolled = service.decide(move |coordinator, now, _| {
+        for (n, key) in keys.into_iter().enumerate() {
+            coordinator.enroll_device(
+                fleetkey_wire::DeviceId::random(&mut OsRng),
+                &format!("pump-{n}"),
+                key,
+                now,
+            )?;
+        }
+        Ok(())
+    });
+    server.runtime.block_on(enrolled).unwrap();
+    let (_, first) = server.get("/v1/audit");
+    assert_eq!(first["entries"].as_array().unwrap().len(), MAX_AUDIT_PAGE);
+    let (_, second) = server.get(&format!("/v1/audit?after={}", first["next"].as_str().unwrap()));
+    assert_eq!((second["entries"].as_array().unwrap().len(), &second["next"]), (7, &Value::Null));
+    let names = |page: &Value| -> Vec<String> {
+        page["entries"].as_array().unwrap().iter().map(|e| e["detail"].to_string()).collect()
+    };
+    let mut all = [names(&first), names(&second)].concat();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), enrolments);
+}
+
+#[test]
 fn without_the_right_token_nothing_is_answered() {
     let server = Server::start();
     let (operator, broker) = (server.operator.reveal(), server.broker.reveal());
@@ -151,8 +228,17 @@ fn without_the_right_token_nothing_is_answered() {
         Some(format!("Bearer  {operator}")),
         Some(almost),
     ];
-    let paths =
-        ["/v1/status", "/v1/devices", "/v1/groups", "/v1/groups/x/members", "/v1/devices/x", "/v1/policy"];
+    let paths = [
+        "/v1/status",
+        "/v1/devices",
+        "/v1/groups",
+        "/v1/groups/x/members",
+        "/v1/devices/x",
+        "/v1/policy",
+        "/v1/backup",
+        "/v1/audit",
+        "/v1/doctor",
+    ];
     for path in paths {
         for token in &refused {
             let (status, body) = server.ask("GET", path, token.as_deref(), None);
@@ -162,7 +248,12 @@ fn without_the_right_token_nothing_is_answered() {
             assert!(!body.to_string().contains(operator));
         }
     }
-    for (path, body) in [("/v1/revoke", "{}"), ("/v1/devices", "{}"), ("/v1/groups/x/rekey", "{}")] {
+    for (path, body) in [
+        ("/v1/revoke", "{}"),
+        ("/v1/devices", "{}"),
+        ("/v1/devices/adopt", "{}"),
+        ("/v1/groups/x/rekey", "{}"),
+    ] {
         assert_eq!(server.ask("POST", path, None, Some(body)).0, 401, "{path}");
         let broker = format!("Bearer {broker}");
         assert_eq!(server.ask("POST", path, Some(&broker), Some(body)).0, 401, "{path}");

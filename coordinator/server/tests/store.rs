@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fleetkey_coordinator::{OpenError, SCHEMA_VERSION, SqliteStore};
+use fleetkey_coordinator::{OpenError, SCHEMA_VERSION, SharedStore, SqliteStore};
 use fleetkey_coordinator_core::{Coordinator, Store, StoreError, Table, Write, conformance};
 use fleetkey_vault::MasterKey;
 use rand_core::OsRng;
@@ -68,6 +68,13 @@ fn it_is_a_store() {
     let place = Place::new();
     drop(place.create());
     conformance::run(|| place.open().unwrap());
+}
+
+#[test]
+fn shared_it_is_a_store_too() {
+    let place = Place::new();
+    drop(place.create());
+    conformance::run(|| SharedStore::new(place.open().unwrap()));
 }
 
 #[test]

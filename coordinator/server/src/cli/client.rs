@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use fleetkey_coordinator::MAX_BACKUP_BYTES;
 use fleetkey_coordinator::api::ErrorBody;
 use fleetkey_coordinator::config::Config;
 use fleetkey_coordinator::http::Token;
 use serde::Serialize;
 use serde_json::Value;
 use ureq::Agent;
-use ureq::http::Response;
+use ureq::http::{HeaderName, Response};
 
 /// Where settings are looked for that were not named.
 const CONFIG_FILES: [&str; 2] = ["fleetkey.toml", "/etc/fleetkey/fleetkey.toml"];
@@ -76,6 +77,34 @@ impl Client {
         self.read(asked)
     }
 
+    /// The same, or nothing where nobody answers at all.
+    pub(crate) fn get_if_running(&self, path: &str) -> anyhow::Result<Option<Value>> {
+        match self.agent.get(self.at(path)).header("authorization", self.bearer()).call() {
+            Ok(answer) => self.read(Ok(answer)).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// A file, with what its header `told` says of it.
+    pub(crate) fn get_bytes(&self, path: &str, told: &HeaderName) -> anyhow::Result<(String, Vec<u8>)> {
+        let asked = self.agent.get(self.at(path)).header("authorization", self.bearer()).call();
+        let mut answer = asked.map_err(|error| self.unreachable(&error))?;
+        if !answer.status().is_success() {
+            self.read(Ok(answer))?;
+            bail!("{} answers no file", self.url);
+        }
+        let said = answer.headers().get(told).and_then(|value| value.to_str().ok());
+        let said = said.with_context(|| format!("{} does not say what it sends", self.url))?.to_owned();
+        let limit = MAX_BACKUP_BYTES as u64 + 1;
+        let bytes = answer
+            .body_mut()
+            .with_config()
+            .limit(limit)
+            .read_to_vec()
+            .with_context(|| format!("read the answer of {}", self.url))?;
+        Ok((said, bytes))
+    }
+
     pub(crate) fn post(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Value> {
         let asked = self.agent.post(self.at(path)).header("authorization", self.bearer()).send_json(body);
         self.read(asked)
@@ -131,7 +160,7 @@ pub(crate) fn segment(name: &str) -> String {
     encoded
 }
 
-fn read_config(path: Option<&Path>) -> anyhow::Result<Config> {
+pub(crate) fn read_config(path: Option<&Path>) -> anyhow::Result<Config> {
     let found = CONFIG_FILES.iter().map(Path::new).find(|path| path.exists());
     let path = path.or(found).context(
         "no settings found: name them with --config FILE (or FLEETKEY_CONFIG), or the API with --api and --token-file",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use fleetkey_coordinator::api::{Bundle, DeviceList, DeviceView, NewDevice};
+use fleetkey_coordinator::api::{Adoption, Bundle, DeviceList, DeviceView, NewDevice};
 use fleetkey_coordinator::{check_bundle_directory, write_bundle};
 
 use super::client::{Client, segment};
@@ -14,6 +14,7 @@ use super::show;
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeviceCommand {
     Provision(Provision),
+    Adopt(Adopt),
     /// List every device.
     List,
     /// Show a device and the groups it is in.
@@ -44,10 +45,58 @@ pub(crate) struct Provision {
     out: Option<PathBuf>,
 }
 
+/// Enrol devices by their own certificates: after a restore, those that were enrolled after the backup.
+///
+/// A device's certificate is `device.crt` in its bundle; the fleet's CA has vouched for it, so nothing has to be done on
+/// the device, which comes back by itself. Its groups have to be named anew: `fleetkey group add`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  fleetkey device adopt pump-7/device.crt
+  fleetkey device adopt --name pump-7 /tmp/certificate.pem")]
+pub(crate) struct Adopt {
+    /// Certificates, PEM.
+    #[arg(required = true, value_name = "CERTIFICATE")]
+    certificates: Vec<PathBuf>,
+    /// A label for people, not taken by another device [default: DIR for DIR/device.crt, else the file's name].
+    #[arg(long)]
+    name: Option<String>,
+}
+
+impl Adopt {
+    fn run(self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+        if self.name.is_some() && self.certificates.len() > 1 {
+            bail!("--name names one device, and {} certificates are given", self.certificates.len());
+        }
+        let mut adopted = Vec::new();
+        for path in &self.certificates {
+            let shown = || path.display().to_string();
+            let certificate = std::fs::read_to_string(path).with_context(|| format!("read {}", shown()))?;
+            let name = self.name.clone().map_or_else(|| name_of(path), Ok)?;
+            let answer =
+                client.post("/v1/devices/adopt", &Adoption { name, certificate }).with_context(shown)?;
+            let device: DeviceView = serde_json::from_value(answer).context("read the answer")?;
+            if !json {
+                writeln!(out, "device {} is {}: add it to its groups", device.name, device.id)?;
+            }
+            adopted.push(device);
+        }
+        if json { show::json(out, &serde_json::to_value(DeviceList { devices: adopted })?) } else { Ok(()) }
+    }
+}
+
+/// Bundles are directories named after their devices.
+fn name_of(certificate: &Path) -> anyhow::Result<String> {
+    let bundle = certificate.parent().and_then(Path::file_name);
+    let bundle = bundle.filter(|_| certificate.file_name().is_some_and(|name| name == "device.crt"));
+    let name = bundle.or(certificate.file_stem()).and_then(|name| name.to_str());
+    name.map(str::to_owned).with_context(|| format!("{} gives no name: say --name", certificate.display()))
+}
+
 impl DeviceCommand {
     pub(crate) fn run(self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
         match self {
             Self::Provision(provision) => provision.run(client, json, out),
+            Self::Adopt(adopt) => adopt.run(client, json, out),
             Self::List => {
                 let answer = client.get("/v1/devices")?;
                 if json {

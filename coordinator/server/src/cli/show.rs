@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use fleetkey_coordinator::api::{DeviceView, MembershipView};
+use fleetkey_coordinator::api::{DeviceView, Examined, FindingView, MembershipView};
+use fleetkey_coordinator::when;
 use fleetkey_coordinator_core::Standing;
 use serde_json::Value;
 
@@ -104,6 +105,7 @@ pub(crate) fn group(out: &mut impl Write, group: &Value) -> anyhow::Result<()> {
         number(group, "wanted"),
         number(group, "stragglers_online")
     )?;
+    writeln!(out, "behind     {}", behind(&group["behind"]))?;
     writeln!(
         out,
         "cells      {} of at most {} devices, {}",
@@ -121,12 +123,36 @@ pub(crate) fn status(out: &mut impl Write, answer: &Value) -> anyhow::Result<()>
         if value.as_bool().unwrap_or(false) { yes } else { no }
     };
     writeln!(out, "fleet        {}", text(coordinator, "fleet"))?;
+    let superseded = &coordinator["superseded_by"];
     writeln!(
         out,
         "coordinator  {}, incarnation {}",
-        is(&coordinator["superseded"], "SUPERSEDED: a copy or rolled back, it issues nothing", "issuing"),
+        if superseded.is_null() { "issuing" } else { "SUPERSEDED, it issues nothing" },
         number(coordinator, "incarnation")
     )?;
+    if !superseded.is_null() {
+        writeln!(
+            out,
+            "             it is a copy, or was rolled back, as device {} showed at {}:",
+            text(superseded, "device"),
+            time(superseded, "unix_seconds")
+        )?;
+        writeln!(
+            out,
+            "             end the other copy, stop this one, and run `fleetkey restore --in-place`"
+        )?;
+    }
+    let restored = &coordinator["restored"];
+    if !restored.is_null() {
+        let (back, wanted) = (number(coordinator, "members"), number(coordinator, "wanted"));
+        writeln!(
+            out,
+            "restored     at {} from a backup of {}, {back} of {} back",
+            time(restored, "unix_seconds"),
+            time(restored, "backup_unix_seconds"),
+            count(back + wanted, "member")
+        )?;
+    }
     writeln!(out, "broker       {}", is(&answer["broker_connected"], "connected", "NOT CONNECTED"))?;
     writeln!(
         out,
@@ -142,8 +168,11 @@ pub(crate) fn status(out: &mut impl Write, answer: &Value) -> anyhow::Result<()>
         number(coordinator, "groups"),
         count(number(coordinator, "cells"), "cell")
     )?;
+    writeln!(out, "behind       {}", behind(&coordinator["behind"]))?;
+    stored(out, &answer["store"])?;
     writeln!(out, "statements   {} signed since the start", number(coordinator, "signatures"))?;
     writeln!(out, "refused      {}", refusals(&coordinator["refusals"]))?;
+    strangers(out, &coordinator["strangers"])?;
     writeln!(out)?;
     let kinds = [
         ("cell statements", "cell_statements"),
@@ -165,6 +194,104 @@ pub(crate) fn status(out: &mut impl Write, answer: &Value) -> anyhow::Result<()>
         ]
     });
     table(out, ["MESSAGES", "COUNT", "BYTES", "LARGEST"], rows.to_vec())
+}
+
+/// Members that are behind, by cause.
+fn behind(behind: &Value) -> String {
+    let causes = [
+        ("unconfirmed", "sent and not confirmed"),
+        ("coming_in", "coming in"),
+        ("asked_for_key_packages", "asked for key packages"),
+        ("offline", "offline"),
+        ("never_heard", "not heard since the start"),
+        ("quarantined", "quarantined"),
+    ];
+    let shown: Vec<String> = causes
+        .iter()
+        .filter(|(key, _)| number(behind, key) > 0)
+        .map(|(key, cause)| format!("{} {cause}", number(behind, key)))
+        .collect();
+    if shown.is_empty() { "nobody".into() } else { shown.join(", ") }
+}
+
+/// What is stored and not sent, and what was stored last.
+fn stored(out: &mut impl Write, store: &Value) -> anyhow::Result<()> {
+    if store.is_null() {
+        return Ok(());
+    }
+    writeln!(out, "outbox       {}", count(number(store, "outbox"), "message"))?;
+    let last = &store["last_step"];
+    let transactions = number(last, "transactions");
+    if transactions == 0 {
+        writeln!(out, "last step    none since the start")?;
+        return Ok(());
+    }
+    let tables: Vec<&str> =
+        last["tables"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let what = last["command"].as_str().map_or_else(|| tables.join(", "), ToOwned::to_owned);
+    writeln!(
+        out,
+        "last step    {} ({what}), {} since the start",
+        time(last, "unix_seconds"),
+        count(transactions, "transaction")
+    )?;
+    Ok(())
+}
+
+/// Strangers that are shown one by one.
+const MAX_STRANGERS: usize = 10;
+
+fn strangers(out: &mut impl Write, strangers: &Value) -> anyhow::Result<()> {
+    let strangers = strangers.as_array().map(Vec::as_slice).unwrap_or_default();
+    if strangers.is_empty() {
+        return Ok(());
+    }
+    let speak = if strangers.len() == 1 { "speaks" } else { "speak" };
+    writeln!(out, "unenrolled   {} that {speak}:", count(strangers.len() as u64, "device"))?;
+    for stranger in strangers.iter().take(MAX_STRANGERS) {
+        let heard = time(stranger, "heard_unix_seconds");
+        writeln!(out, "             {}, last heard {heard}", text(stranger, "device"))?;
+    }
+    if strangers.len() > MAX_STRANGERS {
+        writeln!(out, "             and {} more", strangers.len() - MAX_STRANGERS)?;
+    }
+    writeln!(
+        out,
+        "             those that are yours: `fleetkey device adopt CERTIFICATE` (device.crt of their bundle)"
+    )?;
+    Ok(())
+}
+
+/// What the doctor found, gravest first.
+pub(crate) fn findings(out: &mut impl Write, examined: &Examined) -> anyhow::Result<()> {
+    for finding in &examined.findings {
+        let FindingView { name, severity, subject, detail, meaning, remedy } = finding;
+        let shown = |text: &str| -> String { text.chars().flat_map(shown).collect() };
+        writeln!(out, "{}  {name}: {}: {}", severity.to_uppercase(), shown(subject), shown(detail))?;
+        writeln!(out, "    means: {meaning}")?;
+        writeln!(out, "    do:    {remedy}")?;
+    }
+    let of = |severity: &str| examined.findings.iter().filter(|found| found.severity == severity).count();
+    match examined.findings.len() {
+        0 => writeln!(out, "sound: nothing was found")?,
+        _ => writeln!(
+            out,
+            "{} broken, {} in need of attention, {} worth knowing",
+            of("broken"),
+            of("attention"),
+            of("notice")
+        )?,
+    }
+    Ok(())
+}
+
+/// "1 entry", "2 entries".
+pub(crate) fn entries(n: usize) -> String {
+    if n == 1 { "1 entry".into() } else { format!("{n} entries") }
+}
+
+fn time(value: &Value, key: &str) -> String {
+    when::show(number(value, key))
 }
 
 fn refusals(refusals: &Value) -> String {

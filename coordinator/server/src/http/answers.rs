@@ -7,12 +7,15 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use fleetkey_coordinator_core::CommandError;
+use fleetkey_identity::Role;
 use fleetkey_wire::error::Named;
 use serde::de::DeserializeOwned;
 
 use crate::api::ErrorBody;
+use crate::backup_file::BadBackupFile;
 use crate::engine::CommandFailed;
 use crate::meter;
+use crate::shared_store::Closed;
 
 /// Why a request is not followed.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,24 @@ pub enum ApiError {
     /// The CA's key is not here.
     #[error("this coordinator does not have the CA's key: provision where it is")]
     NoAuthority,
+    /// There is no database to read.
+    #[error("this coordinator keeps no database that could be read")]
+    NoDatabase,
+    /// The coordinator is stopping.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// The database cannot be read.
+    #[error("{0}")]
+    Database(String),
+    /// What is read is too much for a backup.
+    #[error(transparent)]
+    Backup(#[from] BadBackupFile),
+    /// A certificate that is none, or of another fleet.
+    #[error("the certificate: {0}")]
+    Certificate(String),
+    /// A certificate of somebody else than a device.
+    #[error("the certificate is of {0}, not of a device")]
+    NotADevice(Role),
     /// The coordinator did not follow.
     #[error(transparent)]
     Command(#[from] CommandFailed),
@@ -61,6 +82,12 @@ impl Named for ApiError {
             Self::UnknownGroup(_) => "unknown_group",
             Self::NoDevices => "no_devices",
             Self::NoAuthority => "no_authority",
+            Self::NoDatabase => "no_database",
+            Self::Closed(Closed) => "stopping",
+            Self::Database(_) => "database",
+            Self::Backup(_) => "backup",
+            Self::Certificate(_) => "bad_certificate",
+            Self::NotADevice(_) => "not_a_device",
             Self::Command(failed) => failed.name(),
         }
     }
@@ -73,8 +100,12 @@ impl ApiError {
             Self::NotFound | Self::UnknownDevice(_) | Self::UnknownGroup(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BadRequest(_) | Self::NoDevices => StatusCode::BAD_REQUEST,
-            Self::NoAuthority => StatusCode::CONFLICT,
+            Self::BadRequest(_) | Self::NoDevices | Self::Certificate(_) | Self::NotADevice(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::NoAuthority | Self::NoDatabase => StatusCode::CONFLICT,
+            Self::Closed(Closed) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Database(_) | Self::Backup(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Command(CommandFailed::Refused(refused)) => status_of(refused),
             Self::Command(CommandFailed::NotStored { .. } | CommandFailed::Unavailable) => {
                 StatusCode::SERVICE_UNAVAILABLE

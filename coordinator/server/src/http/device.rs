@@ -5,12 +5,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
-use fleetkey_coordinator_core::{Coordinator, DeviceRecord, MemberRecord, Place, Standing};
+use fleetkey_coordinator_core::{CommandError, Coordinator, DeviceRecord, MemberRecord, Place, Standing};
+use fleetkey_identity::{Role, chain_from_pem};
 use fleetkey_wire::{DeviceId, Now};
 
 use super::answers::{ApiError, Body, Name};
 use super::{Api, Shared};
-use crate::api::{DeviceList, DeviceView, MembershipView, NewDevice, Revocation, Revoked};
+use crate::api::{Adoption, DeviceList, DeviceView, MembershipView, NewDevice, Revocation, Revoked};
+use crate::clock;
 
 pub(super) async fn list(State(api): Shared) -> Result<Json<DeviceList>, ApiError> {
     let devices = api
@@ -37,6 +39,33 @@ pub(super) async fn provision(
     let authority = api.authority.as_ref().ok_or(ApiError::NoAuthority)?;
     let bundle = authority.provision(&api.service, &name).await?;
     Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(bundle)).into_response())
+}
+
+/// Enrols a device by its own certificate: one that this coordinator does not know, or knows no more.
+pub(super) async fn adopt(
+    State(api): Shared,
+    Body(Adoption { name, certificate }): Body<Adoption>,
+) -> Result<Json<DeviceView>, ApiError> {
+    let keep = api.keep.as_ref().ok_or(ApiError::NoDatabase)?;
+    let chain = chain_from_pem(&certificate).map_err(|why| ApiError::Certificate(why.to_string()))?;
+    let now = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
+    let identity =
+        keep.roots.verify(&chain, Some(now)).map_err(|why| ApiError::Certificate(why.to_string()))?;
+    let id = match identity.role {
+        Role::Device(id) => id,
+        role @ (Role::Coordinator { .. } | Role::Broker | Role::Operator { .. }) => {
+            return Err(ApiError::NotADevice(role));
+        }
+    };
+    api.service
+        .decide(move |coordinator, now, _| match coordinator.device(id).map(|device| &device.standing) {
+            Some(Standing::Revoked { .. }) => Err(CommandError::Revoked(id)),
+            Some(Standing::Enrolled | Standing::Quarantined { .. }) | None => {
+                coordinator.enroll_device(id, &name, identity.public_key, now)
+            }
+        })
+        .await?;
+    view_of(&api, id).await.map(Json)
 }
 
 pub(super) async fn release(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {

@@ -1,0 +1,37 @@
+//! Times as people read and write them.
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// RFC 3339 in UTC; seconds since 1970 where the calendar ends.
+pub fn show(unix_seconds: u64) -> String {
+    i64::try_from(unix_seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| unix_seconds.to_string())
+}
+
+/// Reads RFC 3339, or seconds since 1970.
+pub fn parse(text: &str) -> Option<u64> {
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(at.unix_timestamp()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_they_are_shown() {
+        assert_eq!(show(1_800_000_000), "2027-01-15T08:00:00Z");
+        assert_eq!(parse("2027-01-15T08:00:00Z"), Some(1_800_000_000));
+        assert_eq!(parse("2027-01-15T09:00:00+01:00"), Some(1_800_000_000));
+        assert_eq!(parse("1800000000"), Some(1_800_000_000));
+        assert_eq!(parse("yesterday"), None);
+        assert_eq!(show(u64::MAX), u64::MAX.to_string());
+    }
+}
