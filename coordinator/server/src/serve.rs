@@ -249,7 +249,9 @@ fn mqtt(config: &Config, identity: &Identity) -> Result<Options, ServeError> {
     } else {
         None
     };
-    Ok(mqtt_options(url, tls, identity.fleet))
+    let mut options = mqtt_options(url, tls, identity.fleet);
+    options.backoff.max = Duration::from_secs(config.broker.max_backoff_seconds.into());
+    Ok(options)
 }
 
 fn master_key(config: &Config) -> Result<MasterKey, MasterKeyError> {
