@@ -20,9 +20,9 @@ pub const COMMAND_WITHIN: Duration = Duration::from_secs(30);
 /// A process that was started is of use within this.
 const UP_WITHIN: Duration = Duration::from_secs(30);
 
-/// Nobody is to wait for an interval that is meant for fleets in the field.
-const COORDINATOR_SETTINGS: [(&str, &str); 8] = [
-    ("FLEETKEY__TIMING__HELLO_INTERVAL_SECONDS", "5"),
+/// Nobody is to wait for an interval that is meant for fleets in the field. The hello interval is left as long as it is
+/// there: recovery must not take that.
+const COORDINATOR_SETTINGS: [(&str, &str); 7] = [
     ("FLEETKEY__TIMING__RESEND_MILLISECONDS", "500"),
     ("FLEETKEY__TIMING__RESEND_MAX_MILLISECONDS", "2000"),
     ("FLEETKEY__TIMING__IN_FLIGHT_MILLISECONDS", "2000"),
@@ -100,6 +100,14 @@ impl Fleet {
     /// The directory that everything is in.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Keeps the directory when the test is over, where FLEETKEY_KILLS_KEEP is set: for a look at what failed.
+    pub fn keep(&mut self) {
+        if std::env::var_os("FLEETKEY_KILLS_KEEP").is_some() {
+            self.directory.disable_cleanup(true);
+            eprintln!("kept: {}", self.directory.path().display());
+        }
     }
 
     /// Where the broker listens.
@@ -277,20 +285,21 @@ impl Cli {
     }
 
     /// Says something again and again until it is done, as an operator does whose coordinator dies under their
-    /// hands. A refusal that holds one of `done_if` says that an earlier attempt was followed.
+    /// hands. A refusal that holds one of `done_if` says that an earlier attempt was followed. How often it was said.
     ///
     /// # Errors
     /// What it says last when `within` is over.
-    pub fn insist(&self, arguments: &[&str], done_if: &[&str], within: Duration) -> Result<()> {
+    pub fn insist(&self, arguments: &[&str], done_if: &[&str], within: Duration) -> Result<usize> {
         let end = Instant::now() + within;
-        loop {
+        for attempt in 1.. {
             match self.say(arguments)? {
-                Said::Done(_) => return Ok(()),
-                Said::Failed(why) if done_if.iter().any(|sign| why.contains(sign)) => return Ok(()),
+                Said::Done(_) => return Ok(attempt),
+                Said::Failed(why) if done_if.iter().any(|sign| why.contains(sign)) => return Ok(attempt),
                 Said::Failed(why) if Instant::now() >= end => bail!("{arguments:?}: {why}"),
                 Said::Failed(_) => std::thread::sleep(Duration::from_millis(50)),
             }
         }
+        bail!("no attempts are left")
     }
 }
 

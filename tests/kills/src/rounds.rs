@@ -1,6 +1,7 @@
 //! Rounds: one activity, kills while it goes on, and the wait until all is well; after each, every rule is checked.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ use crate::wait;
 const WELL_WITHIN: Duration = Duration::from_secs(90);
 /// A command is followed within this, however often its coordinator dies.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(60);
-/// Kills in one round come this close together, at most; an activity takes about as long.
-const BETWEEN_MS: u64 = 700;
+/// Kills come this long after one another at most. Every other one comes sooner, in the middle of the transactions.
+const BETWEEN_MS: [u64; 2] = [700, 60];
 /// What was killed stays dead this long, at most.
 const DEAD_MS: u64 = 500;
 /// Dead devices whose disk is looked at in one round.
@@ -119,7 +120,8 @@ impl Rounds {
         let Self { fleet, model, ledger, .. } = self;
         wait::until("all is well", WELL_WITHIN, || rules::missing(fleet, model, ledger))?;
         self.slowest = self.slowest.max(started.elapsed());
-        Ok(())
+        let status = self.fleet.cli().ask(&["status"])?;
+        self.ledger.saw_coordinator(&status)
     }
 
     /// Rules 1 to 5, as far as they show while all is well.
@@ -149,13 +151,12 @@ impl Rounds {
         let mut revoked = Vec::new();
         for name in &activity.revoked {
             let at = self.fleet.find(name)?;
+            // Nothing is sealed before all is well: what is sealed then is what it must not open.
+            GROUPS.iter().for_each(|group| self.model.put_out(group, name));
             revoked.push(self.fleet.devices.swap_remove(at));
         }
         self.is_well()?;
         report.push_str(&format!("; well after {:.1} s", since.elapsed().as_secs_f64()));
-        for device in &revoked {
-            GROUPS.iter().for_each(|group| self.model.put_out(group, &device.name));
-        }
         self.check()?;
         for mut device in revoked {
             rules::is_locked_out(&self.fleet, &self.model, &mut device)?;
@@ -193,7 +194,11 @@ impl Rounds {
             let newcomer = work.join();
             over.store(true, Ordering::Relaxed);
             watch.join().map_err(|_| anyhow!("the watcher panicked"))??;
-            anyhow::Ok((newcomer.map_err(|_| anyhow!("the activity panicked"))??, dead?))
+            let (newcomer, again) = newcomer.map_err(|_| anyhow!("the activity panicked"))??;
+            if again > 0 {
+                report.push_str(&format!("; commands said again: {again}"));
+            }
+            anyhow::Ok((newcomer, dead?))
         })?;
         self.ledger = ledger;
         if let Some(device) = newcomer {
@@ -214,7 +219,8 @@ impl Rounds {
         let mut dead = BTreeSet::new();
         let mut last = None;
         for _ in 0..=self.dice.below(3) {
-            thread::sleep(self.dice.time(BETWEEN_MS));
+            let most = BETWEEN_MS[self.dice.below(2)];
+            thread::sleep(self.dice.time(most));
             // Twice in a row, now and then: the second comes in the middle of the recovery from the first.
             let target = match last.take() {
                 Some(again) if self.dice.one_in(4) => again,
@@ -410,14 +416,10 @@ impl Rounds {
             device.process.kill();
         }
         self.check()?;
-        rules::nothing_odd(&self.fleet, &self.ledger)?;
-        eprintln!(
-            "{} kills in {} rounds, {} keys seen, all well again after {:.1} s at most",
-            self.kills,
-            self.plan.rounds,
-            self.ledger.keys(),
-            self.slowest.as_secs_f64()
-        );
+        rules::nothing_odd_is_logged(&self.fleet)?;
+        let (rounds, slowest) = (self.plan.rounds, self.slowest.as_secs_f64());
+        eprintln!("{} kills in {rounds} rounds; all well again after {slowest:.1} s at most", self.kills);
+        eprintln!("{}", self.ledger.summary());
         Ok(())
     }
 
@@ -452,19 +454,21 @@ pub fn create_group(cli: &Cli, name: &str, suite: &str) -> Result<()> {
     cli.ask(&words).map(drop)
 }
 
-/// Does what the activity says, however often it takes; with the device that was made meanwhile.
-fn follow(cli: &Cli, parent: &std::path::Path, activity: &Activity) -> Result<Option<Device>> {
+/// Does what the activity says, however often it takes; with the device that was made meanwhile, and how often a
+/// command had to be said again.
+fn follow(cli: &Cli, parent: &Path, activity: &Activity) -> Result<(Option<Device>, usize)> {
     // What an earlier attempt has done whose answer was lost.
     const DONE_IF: [&str; 2] = ["is not in group", "is under way already"];
+    let mut again = 0;
     for command in &activity.commands {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        cli.insist(&words, &DONE_IF, FOLLOWED_WITHIN)?;
+        again += cli.insist(&words, &DONE_IF, FOLLOWED_WITHIN)? - 1;
     }
-    let Some(name) = &activity.newcomer else { return Ok(None) };
+    let Some(name) = &activity.newcomer else { return Ok((None, again)) };
     let mut device = provision(cli, parent, name)?;
     device.start()?;
-    cli.insist(&["group", "add", EVERYBODY, &device.name], &[], FOLLOWED_WITHIN)?;
-    Ok(Some(device))
+    again += cli.insist(&["group", "add", EVERYBODY, &device.name], &[], FOLLOWED_WITHIN)? - 1;
+    Ok((Some(device), again))
 }
 
 fn words(command: &[&str], names: &[String]) -> Vec<String> {

@@ -16,8 +16,16 @@ fn every_rule_holds_through_kills() -> Result<()> {
         plan.seed, plan.rounds, plan.agents
     );
     let mut rounds = Rounds::begin(plan)?;
-    for number in 0..plan.rounds {
-        rounds.round(number).with_context(|| format!("seed {}", plan.seed))?;
+    let outcome = all(&mut rounds, plan.rounds).with_context(|| format!("seed {}", plan.seed));
+    if outcome.is_err() {
+        rounds.fleet.keep();
     }
-    rounds.finish().with_context(|| format!("seed {}, the end", plan.seed))
+    outcome
+}
+
+fn all(rounds: &mut Rounds, count: usize) -> Result<()> {
+    for number in 0..count {
+        rounds.round(number)?;
+    }
+    rounds.finish().context("the end")
 }
