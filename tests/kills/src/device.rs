@@ -30,6 +30,8 @@ pub struct Device {
     pub id: String,
     /// The agent.
     pub process: Process,
+    /// Variables that its commands are started with.
+    pub settings: Vec<(String, String)>,
     directory: PathBuf,
     binaries: Binaries,
 }
@@ -53,7 +55,7 @@ impl Device {
     /// The device whose bundle is in `directory`. Its agent does not run yet.
     pub fn new(binaries: Binaries, name: String, id: String, directory: PathBuf) -> Self {
         let process = Process::new(directory.join("agent.log"));
-        Self { name, id, process, directory, binaries }
+        Self { name, id, process, settings: Vec::new(), directory, binaries }
     }
 
     /// Its bundle, and everything it has stored.
@@ -67,6 +69,7 @@ impl Device {
         command.arg("--config").arg(self.directory.join("agent.toml")).args(arguments);
         command.env("FLEETKEY_AGENT__MQTT__MAX_BACKOFF_SECONDS", "1");
         command.env("FLEETKEY_AGENT__MQTT__KEEP_ALIVE_SECONDS", "5");
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -59,24 +59,18 @@ pub enum Said {
 }
 
 impl Fleet {
-    /// A new fleet; nothing runs yet.
+    /// A new fleet; nothing runs yet. `settings` are variables that `fleetkey init` and the coordinator are started
+    /// with.
     ///
     /// # Errors
     /// When `fleetkey init` fails.
-    pub fn init(dice: &mut Dice) -> Result<Self> {
-        Self::init_in(tempfile::Builder::new().prefix("fk-kills-").tempdir()?, dice)
-    }
-
-    /// A new fleet in a directory that is there already.
-    ///
-    /// # Errors
-    /// When `fleetkey init` fails.
-    pub fn init_in(directory: TempDir, dice: &mut Dice) -> Result<Self> {
+    pub fn init(settings: Vec<(String, String)>, dice: &mut Dice) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("fk-kills-").tempdir()?;
         let binaries = Binaries::find()?;
         let (api_port, broker_port) = (free_port(dice)?, free_port(dice)?);
         let home = directory.path().join("fleet");
         let mut init = binaries.command("fleetkey");
-        init.arg("init").arg(&home);
+        init.arg("init").arg(&home).envs(settings.iter().map(|(name, value)| (name, value)));
         init.args(["--listen", &format!("127.0.0.1:{api_port}")]);
         init.args(["--broker", &format!("mqtts://127.0.0.1:{broker_port}")]);
         let made = process::run(init, COMMAND_WITHIN)?;
@@ -85,7 +79,7 @@ impl Fleet {
             coordinator: Process::new(directory.path().join("coordinator.log")),
             broker: Process::new(directory.path().join("broker.log")),
             devices: Vec::new(),
-            coordinator_settings: Vec::new(),
+            coordinator_settings: settings,
             binaries,
             broker_port,
             directory,

@@ -10,6 +10,7 @@
 //! model      who should be in which group, and which messages must stay shut for whom
 //! rules      DESIGN's rules, checked from outside
 //! rounds     one activity, some kills, and the wait until all is well
+//! scarce     a disk that is full
 //! dice       choices from one seed
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod model;
 pub mod process;
 pub mod rounds;
 pub mod rules;
+pub mod scarce;
 pub mod wait;
 
 pub use binaries::Binaries;

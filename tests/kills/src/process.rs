@@ -58,6 +58,11 @@ impl Process {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// SIGSTOP: it stands still.
     ///
     /// # Errors
@@ -75,7 +80,7 @@ impl Process {
     }
 
     fn signal(&self, signal: &str) -> Result<()> {
-        let id = self.child.as_ref().context("it does not run")?.id();
+        let id = self.id().context("it does not run")?;
         let status = Command::new("kill").args([signal, &id.to_string()]).status().context("run kill")?;
         ensure!(status.success(), "kill {signal} {id} failed");
         Ok(())

@@ -85,7 +85,15 @@ impl Rounds {
     /// When it does not come to that.
     pub fn begin(plan: Plan) -> Result<Self> {
         let mut dice = Dice::new(plan.seed);
-        let fleet = Fleet::init(&mut dice)?;
+        let fleet = Fleet::init(Vec::new(), &mut dice)?;
+        Self::on(fleet, plan, dice)
+    }
+
+    /// The same on a fleet that was made already.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn on(fleet: Fleet, plan: Plan, dice: Dice) -> Result<Self> {
         let (model, ledger) = (Model::default(), Ledger::default());
         let mut rounds =
             Self { fleet, model, ledger, plan, dice, made: 0, kills: 0, slowest: Duration::ZERO };
@@ -148,27 +156,50 @@ impl Rounds {
         let dead = self.under_kills(activity, report)?;
         self.revive(&dead)?;
         let since = Instant::now();
-        let mut revoked = Vec::new();
-        for name in &activity.revoked {
-            let at = self.fleet.find(name)?;
-            // Nothing is sealed before all is well: what is sealed then is what it must not open.
-            GROUPS.iter().for_each(|group| self.model.put_out(group, name));
-            revoked.push(self.fleet.devices.swap_remove(at));
-        }
+        let revoked = self.set_aside(&activity.revoked)?;
         self.is_well()?;
         report.push_str(&format!("; well after {:.1} s", since.elapsed().as_secs_f64()));
         self.check()?;
-        for mut device in revoked {
-            rules::is_locked_out(&self.fleet, &self.model, &mut device)?;
-            device.process.kill();
-            self.model.revoked.push(device);
-        }
+        self.are_locked_out(revoked)?;
         if self.dice.one_in(INTRUDER_EVERY) {
             rules::intruder_moves_nothing(&mut self.fleet, &self.model, &mut self.dice)?;
             report.push_str("; an intruder");
             self.is_well()?;
         }
         Ok(())
+    }
+
+    /// Devices were revoked: they are none of the fleet any more.
+    ///
+    /// # Errors
+    /// When there are no such devices.
+    pub fn set_aside(&mut self, names: &[String]) -> Result<Vec<Device>> {
+        let mut aside = Vec::new();
+        for name in names {
+            let at = self.fleet.find(name)?;
+            // Nothing is sealed before all is well: what is sealed then is what it must not open.
+            GROUPS.iter().for_each(|group| self.model.put_out(group, name));
+            aside.push(self.fleet.devices.swap_remove(at));
+        }
+        Ok(aside)
+    }
+
+    /// Rule 1 for devices that were set aside. Their agents are ended, and what they stored is kept.
+    ///
+    /// # Errors
+    /// When it does not hold.
+    pub fn are_locked_out(&mut self, aside: Vec<Device>) -> Result<()> {
+        for mut device in aside {
+            rules::is_locked_out(&self.fleet, &self.model, &mut device)?;
+            device.process.kill();
+            self.model.revoked.push(device);
+        }
+        Ok(())
+    }
+
+    /// The names of the devices that run.
+    pub fn names(&self) -> Vec<String> {
+        self.fleet.devices.iter().map(|device| device.name.clone()).collect()
     }
 
     /// Does the activity while things are killed. The devices that are left dead.
