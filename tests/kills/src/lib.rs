@@ -11,6 +11,7 @@
 //! rules      DESIGN's rules, checked from outside
 //! rounds     one activity, some kills, and the wait until all is well
 //! scarce     a disk that is full
+//! torn       databases as a power cut leaves them, for the tests of the crates that own them
 //! dice       choices from one seed
 //! ```
 //!
@@ -32,6 +33,7 @@ pub mod process;
 pub mod rounds;
 pub mod rules;
 pub mod scarce;
+pub mod torn;
 pub mod wait;
 
 pub use binaries::Binaries;
