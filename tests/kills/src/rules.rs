@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use crate::device::{Device, Held, epoch, held_in, text};
 use crate::dice::Dice;
-use crate::fleet::{Fleet, Said};
+use crate::fleet::{COMMAND_WITHIN, Fleet, Said};
 use crate::intruder::{Intruder, NOT_AUTHORIZED, Verdict};
 use crate::model::{EVERYBODY, GROUPS, Model, Sealed};
+use crate::process;
 use crate::wait;
 
 /// A broker that is up has heard of a revocation within this.
@@ -249,6 +250,7 @@ pub fn check(fleet: &Fleet, model: &mut Model, ledger: &mut Ledger, dice: &mut D
         ensure!(epochs.len() <= 1, "rule 3: members of {group} use {epochs:?}");
         let Some(sealer) = dice.pick(&members) else { continue };
         let sealed = seal(fleet, group, sealer)?;
+        said_by_command(fleet.device(sealer)?, group)?;
         for device in &fleet.devices {
             match (device.open(&sealed.message)?, model.is_member(group, &device.name)) {
                 (Ok((plaintext, key_epoch)), true) => {
@@ -267,6 +269,17 @@ pub fn check(fleet: &Fleet, model: &mut Model, ledger: &mut Ledger, dice: &mut D
     for device in &fleet.devices {
         stays_shut(device, model, TRIED)?;
     }
+    Ok(())
+}
+
+/// What `fleetkey-agent status` prints is what its socket says.
+fn said_by_command(device: &Device, group: &str) -> Result<()> {
+    let printed = process::run(device.command(&["status", "--json"]), COMMAND_WITHIN)?;
+    ensure!(printed.status.success(), "status: {}", String::from_utf8_lossy(&printed.stderr));
+    let printed = held_in(&serde_json::from_slice(&printed.stdout)?, group)?;
+    let held = device.held(group)?;
+    let keys = |held: Option<Held>| held.map(|held| (held.send, held.oldest, held.held));
+    ensure!(keys(printed) == keys(held), "{} prints something else than it says", device.name);
     Ok(())
 }
 

@@ -20,8 +20,8 @@ const NAMES: usize = 12;
 /// The longest value: several make a transaction that fills many pages.
 const MAX_VALUE_BYTES: usize = 6_000;
 /// How many torn copies are opened.
-const TORN_LOGS: usize = 300;
-const TORN_CHECKPOINTS: usize = 40;
+const TORN_LOGS: usize = 200;
+const TORN_CHECKPOINTS: usize = 20;
 /// A disk writes this or nothing.
 const SECTOR: usize = 512;
 

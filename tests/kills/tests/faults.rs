@@ -5,12 +5,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fleetkey_kills::device::epoch;
 use fleetkey_kills::fleet::Said;
 use fleetkey_kills::model::EVERYBODY;
 use fleetkey_kills::process::Process;
 use fleetkey_kills::rounds::{Plan, Rounds};
+use fleetkey_kills::rules;
 use fleetkey_kills::scarce::Disk;
 use fleetkey_kills::{Dice, Fleet, setting, wait};
 use fleetkey_wire::KeyEpoch;
@@ -87,18 +88,30 @@ fn a_coordinator_on_a_full_disk_says_so_and_loses_nothing() -> Result<()> {
                 }
             }
         }
-        let why = failed.context("the disk is full, and every command is followed")?;
-        ensure!(
-            why.contains("nothing was changed") || why.contains("its store has failed"),
-            "an answer that does not say what is wrong: {why}"
-        );
-        let refused = cli.say(&["revoke", &revoked, "--reason", "stolen"])?;
-        ensure!(matches!(refused, Said::Failed(_)), "a revocation that cannot be stored is not followed");
+        is_clear(&failed.context("the disk is full, and every command is followed")?)?;
+        let revoke = ["revoke", &revoked, "--reason", "stolen"];
+        let Said::Failed(why) = cli.say(&revoke)? else { bail!("a revocation is followed, and not stored") };
+        is_clear(&why)?;
         ensure!(rounds.fleet.coordinator.is_running(), "a full disk ends no coordinator");
         // Whoever asks for a state is told the one that is stored.
         if let Said::Done(shown) = cli.say(&["group", "show", EVERYBODY])? {
             ensure!(newest(&shown)? == last, "{} is shown, {last} was stored", newest(&shown)?);
         }
+
+        // Started again on a full disk, it does as much as it can: it says what is wrong.
+        let command = disk.wrap(&rounds.fleet.coordinator_command());
+        rounds.fleet.coordinator.start(command)?;
+        disk.fill(&rounds.fleet.coordinator)?;
+        wait::until("a command is refused", SHOWN_WITHIN, || {
+            Ok(match cli.say(&["group", "rekey", EVERYBODY])? {
+                Said::Done(rekeyed) => {
+                    last = epoch(&rekeyed["key_epoch"])?;
+                    Some("followed".to_owned())
+                }
+                Said::Failed(why) => is_clear(&why).err().map(|_| why),
+            })
+        })?;
+        ensure!(rounds.fleet.coordinator.is_running(), "a full disk ends no coordinator");
 
         disk.clear(&rounds.fleet.coordinator)?;
         cli.insist(&["group", "rekey", EVERYBODY], &[], FOLLOWED_WITHIN)?;
@@ -128,38 +141,43 @@ fn an_agent_on_a_full_disk_confirms_nothing_and_catches_up() -> Result<()> {
         device.process.start(disk.wrap(&device.command(&[])))?;
         rounds.is_well()?;
 
-        disk.fill(&rounds.fleet.device(&full)?.process)?;
-        let cli = rounds.fleet.cli();
-        let mut rekeys = 0..ENOUGH;
-        wait::until("the full device falls behind, and nobody else", SHOWN_WITHIN, || {
-            let shown = show(rounds)?;
-            let (members, confirmed) = (shown["members"].as_u64(), shown["confirmed"].as_u64());
-            if shown["stragglers"] == 0 && rekeys.next().is_some() {
-                cli.ask(&["group", "rekey", EVERYBODY])?;
-            }
-            let is_behind = members.zip(confirmed).is_some_and(|(all, some)| some + 1 == all);
-            let confirmed = confirmed_by(rounds, &full)?;
-            let held = rounds.fleet.device_mut(&full)?.held(EVERYBODY);
-            if let Ok(Some(held)) = held {
-                ensure!(
-                    held.held.contains(&confirmed) || held.oldest > confirmed,
-                    "rule 6: {full} has confirmed {confirmed}, and holds {held:?}"
-                );
-            }
-            Ok((!is_behind || confirmed >= newest(&shown)?).then(|| shown.to_string()))
-        })?;
+        falls_behind(rounds, &disk, &full)?;
+        disk.clear(&rounds.fleet.device(&full)?.process)?;
+        rounds.is_well().context("there is space again")?;
+        ensure!(rounds.fleet.device_mut(&full)?.process.is_running(), "it went on by itself");
+        rounds.check()?;
+
         // Dead on the full disk, it has what it confirmed.
-        let confirmed = confirmed_by(rounds, &full)?;
-        let device = rounds.fleet.device_mut(&full)?;
-        device.process.kill();
-        disk.clear(&device.process)?;
-        device.start_cut_off()?;
-        let held = device.held(EVERYBODY)?.context("it is a member")?;
-        ensure!(held.held.contains(&confirmed) || held.oldest > confirmed, "rule 6: {confirmed}, {held:?}");
-        device.start()?;
+        falls_behind(rounds, &disk, &full)?;
+        rounds.fleet.device_mut(&full)?.process.kill();
+        disk.clear(&rounds.fleet.device(&full)?.process)?;
+        rules::confirmed_is_held(&mut rounds.fleet, std::slice::from_ref(&full))?;
+        rounds.fleet.device_mut(&full)?.start()?;
         rounds.is_well()?;
         rounds.check()?;
         revoke_and_check(rounds, &other)
+    })
+}
+
+/// Takes a device's space away, and rekeys until it confirms no more. What it has confirmed it holds, all the time.
+fn falls_behind(rounds: &mut Rounds, disk: &Disk, full: &str) -> Result<()> {
+    disk.fill(&rounds.fleet.device(full)?.process)?;
+    let cli = rounds.fleet.cli();
+    let mut rekeys = 0..ENOUGH;
+    wait::until("the full device falls behind, and nobody else", SHOWN_WITHIN, || {
+        let shown = show(rounds)?;
+        if shown["stragglers"] == 0 && rekeys.next().is_some() {
+            cli.ask(&["group", "rekey", EVERYBODY])?;
+        }
+        let confirmed = confirmed_by(rounds, full)?;
+        if let Ok(Some(held)) = rounds.fleet.device(full)?.held(EVERYBODY) {
+            ensure!(
+                held.held.contains(&confirmed) || held.oldest > confirmed,
+                "rule 6: {full} has confirmed {confirmed}, and holds {held:?}"
+            );
+        }
+        let is_alone_behind = shown["stragglers"] == 1 && confirmed < newest(&shown)?;
+        Ok((!is_alone_behind).then(|| shown.to_string()))
     })
 }
 
@@ -169,6 +187,13 @@ fn confirmed_by(rounds: &Rounds, name: &str) -> Result<KeyEpoch> {
     let groups = shown["groups"].as_array().context("groups")?;
     let of = groups.iter().find(|of| of["group_name"] == EVERYBODY).context("a member")?;
     epoch(&of["confirmed"])
+}
+
+/// An answer that says what is wrong.
+fn is_clear(why: &str) -> Result<()> {
+    let words = ["nothing was changed", "its store has failed"];
+    ensure!(words.iter().any(|words| why.contains(words)), "not a clear answer: {why}");
+    Ok(())
 }
 
 fn set(settings: &mut Vec<(String, String)>, name: &str, path: &Path) {
