@@ -131,15 +131,20 @@ impl Fleet {
         self.coordinator.start(self.coordinator_command())
     }
 
+    /// How the broker is started.
+    pub fn broker_command(&self) -> Command {
+        let mut command = self.binaries.command("fleetkey-broker");
+        command.arg("--config").arg(self.home().join("broker").join("broker.toml"));
+        command.env("FLEETKEY_BROKER__POLICY__MAX_BACKOFF_SECONDS", "1");
+        command
+    }
+
     /// Starts the broker, and does not wait for it.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start_broker(&mut self) -> Result<()> {
-        let mut command = self.binaries.command("fleetkey-broker");
-        command.arg("--config").arg(self.home().join("broker").join("broker.toml"));
-        command.env("FLEETKEY_BROKER__POLICY__MAX_BACKOFF_SECONDS", "1");
-        self.broker.start(command)
+        self.broker.start(self.broker_command())
     }
 
     /// Starts both, and waits until they have found each other.

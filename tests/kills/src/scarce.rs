@@ -1,7 +1,7 @@
 //! A disk that is full, for one process: a small tmpfs where mounting is allowed, else a limit on the size of files.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -97,15 +97,10 @@ impl Disk {
     pub fn fill(&self, process: &Process) -> Result<()> {
         match self.kind {
             Kind::Mounted => {
-                let mut ballast = File::create(self.ballast())?;
-                for chunk in [64 * 1024, 512, 1] {
-                    loop {
-                        match ballast.write(&vec![0xff; chunk]) {
-                            Ok(_) => {}
-                            Err(full) if full.kind() == ErrorKind::StorageFull => break,
-                            Err(other) => return Err(other).context("fill the disk"),
-                        }
-                    }
+                fill_up(&mut File::create(self.ballast())?)?;
+                // A page that was begun has room for a few lines more.
+                if process.log().starts_with(&self.path) {
+                    fill_up(&mut OpenOptions::new().append(true).open(process.log())?)?;
                 }
                 Ok(())
             }
@@ -138,6 +133,20 @@ impl Drop for Disk {
             succeeds(Command::new("umount").arg("-l").arg(&self.path));
         }
     }
+}
+
+/// Writes until nothing more fits.
+fn fill_up(file: &mut File) -> Result<()> {
+    for chunk in [64 * 1024, 512, 1] {
+        loop {
+            match file.write(&vec![b'\n'; chunk]) {
+                Ok(_) => {}
+                Err(full) if full.kind() == ErrorKind::StorageFull => break,
+                Err(other) => return Err(other).context("fill the disk"),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The soft limit: the hard one could not be raised again.

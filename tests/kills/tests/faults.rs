@@ -23,6 +23,8 @@ const FOLLOWED_WITHIN: Duration = Duration::from_secs(90);
 const SHOWN_WITHIN: Duration = Duration::from_secs(60);
 /// Commands that fill what room is left in the log of a database.
 const ENOUGH: usize = 600;
+/// Lines that a broker has to say: more than a full disk may still have room for.
+const LINES: usize = 3;
 
 fn small_fleet(seed: u64) -> Result<Rounds> {
     Rounds::begin(Plan { rounds: 0, agents: 6, seed })
@@ -61,13 +63,15 @@ fn revoke_and_check(rounds: &mut Rounds, name: &str) -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes half a minute: `just kills`"]
+#[ignore = "takes half a minute: `just faults`"]
 fn a_coordinator_on_a_full_disk_says_so_and_loses_nothing() -> Result<()> {
     with(small_fleet(11)?, |rounds| {
         let Some(disk) = Disk::new(rounds.fleet.directory().join("disk"))? else { return Ok(()) };
         rounds.fleet.coordinator.kill();
         let database = disk.take_in(&rounds.fleet.home().join("fleetkey.db"))?;
         set(&mut rounds.fleet.coordinator_settings, "FLEETKEY__DATABASE", &database);
+        // What it has to say goes there as well: that it cannot be written must not end it.
+        rounds.fleet.coordinator = Process::new(disk.path().join("coordinator.log"));
         let command = disk.wrap(&rounds.fleet.coordinator_command());
         rounds.fleet.coordinator.start(command)?;
         rounds.fleet.is_up()?;
@@ -129,7 +133,31 @@ fn a_coordinator_on_a_full_disk_says_so_and_loses_nothing() -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes half a minute: `just kills`"]
+#[ignore = "takes a few seconds: `just faults`"]
+fn a_broker_whose_log_is_full_goes_on() -> Result<()> {
+    with(small_fleet(13)?, |rounds| {
+        let Some(disk) = Disk::new(rounds.fleet.directory().join("disk"))? else { return Ok(()) };
+        rounds.fleet.broker.kill();
+        rounds.fleet.broker = Process::new(disk.path().join("broker.log"));
+        let command = disk.wrap(&rounds.fleet.broker_command());
+        rounds.fleet.broker.start(command)?;
+        rounds.is_well()?;
+        disk.fill(&rounds.fleet.broker)?;
+        // It warns of each break of the policy stream, or would.
+        for _ in 0..LINES {
+            rounds.fleet.coordinator.kill();
+            rounds.fleet.start_coordinator()?;
+            rounds.fleet.is_up()?;
+        }
+        let [revoked, _] = two(rounds)?;
+        revoke_and_check(rounds, &revoked)?;
+        ensure!(rounds.fleet.broker.is_running(), "it went on by itself");
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "takes half a minute: `just faults`"]
 fn an_agent_on_a_full_disk_confirms_nothing_and_catches_up() -> Result<()> {
     with(small_fleet(12)?, |rounds| {
         let Some(disk) = Disk::new(rounds.fleet.directory().join("disk"))? else { return Ok(()) };
@@ -138,6 +166,7 @@ fn an_agent_on_a_full_disk_confirms_nothing_and_catches_up() -> Result<()> {
         device.process.kill();
         let state = disk.take_in(&device.directory().join("state.db"))?;
         set(&mut device.settings, "FLEETKEY_AGENT__STATE", &state);
+        device.process = Process::new(disk.path().join("agent.log"));
         device.process.start(disk.wrap(&device.command(&[])))?;
         rounds.is_well()?;
 
@@ -241,25 +270,25 @@ fn process<'a>(rounds: &'a Rounds, who: Who, agent: &str) -> Result<&'a Process>
 }
 
 #[test]
-#[ignore = "takes half a minute: `just kills`"]
+#[ignore = "takes half a minute: `just faults`"]
 fn a_coordinator_that_stood_still_goes_on() -> Result<()> {
     stand_still(Who::Coordinator, 21)
 }
 
 #[test]
-#[ignore = "takes half a minute: `just kills`"]
+#[ignore = "takes half a minute: `just faults`"]
 fn a_broker_that_stood_still_goes_on() -> Result<()> {
     stand_still(Who::Broker, 22)
 }
 
 #[test]
-#[ignore = "takes half a minute: `just kills`"]
+#[ignore = "takes half a minute: `just faults`"]
 fn an_agent_that_stood_still_catches_up() -> Result<()> {
     stand_still(Who::Agent, 23)
 }
 
 #[test]
-#[ignore = "takes half a minute: `just kills`"]
+#[ignore = "takes half a minute: `just faults`"]
 fn a_revocation_is_delivered_when_the_broker_is_back() -> Result<()> {
     let away = Duration::from_secs(setting("FLEETKEY_KILLS_AWAY_SECONDS", 20));
     with(small_fleet(31)?, |rounds| {
@@ -303,7 +332,7 @@ fn faketime() -> Option<String> {
 }
 
 #[test]
-#[ignore = "takes half a minute, and needs libfaketime: `just kills`"]
+#[ignore = "takes half a minute, and needs libfaketime: `just faults`"]
 fn key_epochs_grow_whatever_the_clock_says() -> Result<()> {
     let Some(library) = faketime() else {
         eprintln!("NOT RUN: a wrong clock needs libfaketime (apt-get install faketime)");
