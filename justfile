@@ -17,3 +17,16 @@ demo *ARGS:
 # Wrap, open, confirm, commit, process, join; and one message to every cell.
 bench *ARGS:
     cargo bench --workspace --locked --benches {{ARGS}}
+
+# Real processes under SIGKILL, every rule checked from outside. `just kills 300 50 7` for more rounds of another seed.
+kills ROUNDS="100" AGENTS="50" SEED="1": binaries
+    FLEETKEY_KILLS_ROUNDS={{ROUNDS}} FLEETKEY_KILLS_AGENTS={{AGENTS}} FLEETKEY_KILLS_SEED={{SEED}} cargo test --release --locked -p fleetkey-kills --test kills -- --nocapture
+
+# Full disks, processes that stand still, a broker that is away, clocks that are wrong. `just faults 60 180` for longer.
+faults STOP_SECONDS="20" AWAY_SECONDS="20": binaries
+    FLEETKEY_KILLS_STOP_SECONDS={{STOP_SECONDS}} FLEETKEY_KILLS_AWAY_SECONDS={{AWAY_SECONDS}} cargo test --release --locked -p fleetkey-kills --test faults -- --nocapture --include-ignored
+
+# What `kills` and `faults` run.
+[private]
+binaries:
+    cargo build --release --locked --bins -p fleetkey-coordinator -p fleetkey-agent -p fleetkey-broker

@@ -36,6 +36,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("fleetkey-broker", &["fleetkey-identity", "fleetkey-policy", "fleetkey-wire"]),
+    // It meets the others as processes.
+    ("fleetkey-kills", &["fleetkey-identity", "fleetkey-wire"]),
 ];
 
 /// Where everything meets.

@@ -163,7 +163,9 @@ fn start_log(settings: &LogSettings) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal())
+        // It would be said on standard error, which panics where that is what cannot be written.
+        .log_internal_errors(false);
     match settings.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

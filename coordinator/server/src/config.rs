@@ -81,6 +81,8 @@ pub struct BrokerConfig {
     pub url: String,
     /// Where devices are told to find the broker, if they reach it by another name.
     pub device_url: Option<String>,
+    /// Longest wait between two attempts to connect.
+    pub max_backoff_seconds: u32,
 }
 
 /// Intervals that hold for the whole fleet.
@@ -164,7 +166,7 @@ impl Default for ApiConfig {
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self { url: DEFAULT_BROKER_URL.into(), device_url: None }
+        Self { url: DEFAULT_BROKER_URL.into(), device_url: None, max_backoff_seconds: 15 }
     }
 }
 

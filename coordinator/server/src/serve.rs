@@ -286,7 +286,9 @@ fn mqtt(config: &Config, identity: &Identity) -> Result<Options, ServeError> {
     } else {
         None
     };
-    Ok(mqtt_options(url, tls, identity.fleet))
+    let mut options = mqtt_options(url, tls, identity.fleet);
+    options.backoff.max = Duration::from_secs(config.broker.max_backoff_seconds.into());
+    Ok(options)
 }
 
 pub(crate) fn master_key(config: &Config) -> Result<MasterKey, MasterKeyError> {
@@ -317,7 +319,11 @@ fn start_log(log: &LogConfig) -> Result<(), ServeError> {
     let filter = EnvFilter::builder()
         .parse(&log.filter)
         .map_err(|error| ServeError::LogFilter { filter: log.filter.clone(), why: error.to_string() })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        // It would be said on standard error, which panics where that is what cannot be written.
+        .log_internal_errors(false);
     // An error means that whoever uses this as a library logs already.
     let _ = match log.format {
         LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),

@@ -22,7 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between attempts, growing from the first to the last; each with up to a half on top, so that brokers do not all
 /// come back at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// A stream that held this long deserves a quick retry.
+const STABLE: Duration = Duration::from_secs(15);
 
 /// Where the stream is, and the token to show there.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct PolicySource {
     pub url: String,
     /// The bearer token.
     pub token: Zeroizing<String>,
+    /// Longest wait between two attempts, half as much on top.
+    pub longest_pause: Duration,
 }
 
 /// A thread that keeps a policy up to date, until it is dropped.
@@ -104,8 +107,7 @@ fn run(agent: &ureq::Agent, source: &PolicySource, policy: &PolicyHandle, stoppe
             return;
         }
         counter!("fleetkey_broker_policy_breaks_total").increment(1);
-        // What held for a while deserves a quick retry.
-        if started.elapsed() > LONGEST_PAUSE {
+        if started.elapsed() > STABLE {
             pause = FIRST_PAUSE;
         }
         let this_pause = pause + jitter(pause / 2);
@@ -115,7 +117,7 @@ fn run(agent: &ureq::Agent, source: &PolicySource, policy: &PolicyHandle, stoppe
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(source.longest_pause).max(FIRST_PAUSE);
     }
 }
 
@@ -219,7 +221,8 @@ mod tests {
 
     #[test]
     fn the_token_is_not_printed() {
-        let source = PolicySource { url: "http://x".into(), token: Zeroizing::new("hunter2".into()) };
+        let token = Zeroizing::new("hunter2".into());
+        let source = PolicySource { url: "http://x".into(), token, longest_pause: STABLE };
         assert!(!format!("{source:?}").contains("hunter2"));
     }
 }

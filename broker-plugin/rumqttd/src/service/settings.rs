@@ -80,7 +80,7 @@ pub struct ListenSettings {
 }
 
 /// Where the policy comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PolicySettings {
     /// Who may subscribe to a cell.
@@ -91,6 +91,8 @@ pub struct PolicySettings {
     pub token: Option<PathBuf>,
     /// Whether the coordinator may be on another host: the stream and its token travel in the clear.
     pub allow_remote: bool,
+    /// Longest wait between two attempts to reach it, half as much on top.
+    pub max_backoff_seconds: u32,
 }
 
 /// Who may subscribe to a cell.
@@ -158,6 +160,12 @@ pub enum LogFormat {
 impl Default for TlsSettings {
     fn default() -> Self {
         Self { roots: "fleet-roots.pem".into(), certificate: "broker.crt".into(), key: "broker.key".into() }
+    }
+}
+
+impl Default for PolicySettings {
+    fn default() -> Self {
+        Self { cells: Cells::default(), url: None, token: None, allow_remote: false, max_backoff_seconds: 15 }
     }
 }
 
@@ -422,7 +430,8 @@ impl PolicySettings {
         }
         let path = self.token.as_ref().ok_or(SettingsError::NoToken)?;
         let token = Zeroizing::new(read(path)?.trim().to_owned());
-        Ok((access, Some(PolicySource { url: url.clone(), token })))
+        let longest_pause = Duration::from_secs(self.max_backoff_seconds.into());
+        Ok((access, Some(PolicySource { url: url.clone(), token, longest_pause })))
     }
 }
 
