@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use fleetkey_chaos::command::Chaos;
 use fleetkey_mqtt::BrokerUrl;
 use fleetkey_sim::demo::{self, Options};
 use fleetkey_sim::fleet::FanOut;
@@ -21,35 +22,43 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Onboards a fleet, revokes devices, and checks that everyone else moved on.
-    ///
-    /// Starts a broker with TLS, a coordinator on a fresh SQLite file, and real agents, each with its own TCP
-    /// connection and its own MLS state. Each claim in the table at the end is checked; a check that fails is
-    /// named, with the device and the reason, and makes the exit code 1.
-    #[command(after_help = "Examples:\n  \
-        fleetkey-sim demo\n  \
-        fleetkey-sim demo --devices 2000 --json report.json\n  \
-        mosquitto -p 1883 & fleetkey-sim demo --broker mqtt://127.0.0.1:1883")]
-    Demo {
-        /// Devices to begin with.
-        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(20..=20_000))]
-        devices: u32,
-        /// An MQTT broker to use instead of the embedded one, without TLS: mqtt://HOST:PORT.
-        #[arg(long, value_name = "URL")]
-        broker: Option<String>,
-        /// What carries cell messages to members in the embedded broker.
-        #[arg(long, value_enum, default_value_t)]
-        fan_out: FanOut,
-        /// Where to write the report as JSON, beside the table.
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-    },
+    Chaos(Chaos),
+    Demo(Demo),
+}
+
+/// Onboards a fleet, revokes devices, and checks that everyone else moved on.
+///
+/// Starts a broker with TLS, a coordinator on a fresh SQLite file, and real agents, each with its own TCP
+/// connection and its own MLS state. Each claim in the table at the end is checked; a check that fails is
+/// named, with the device and the reason, and makes the exit code 1.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    fleetkey-sim demo\n  \
+    fleetkey-sim demo --devices 2000 --json report.json\n  \
+    mosquitto -p 1883 & fleetkey-sim demo --broker mqtt://127.0.0.1:1883")]
+struct Demo {
+    /// Devices to begin with.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(20..=20_000))]
+    devices: u32,
+    /// An MQTT broker to use instead of the embedded one, without TLS: mqtt://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+    /// What carries cell messages to members in the embedded broker.
+    #[arg(long, value_enum, default_value_t)]
+    fan_out: FanOut,
+    /// Where to write the report as JSON, beside the table.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("FLEETKEY_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(Arguments::parse()) {
+    let done = match Arguments::parse().command {
+        Command::Chaos(chaos) => chaos.run(&mut std::io::stdout().lock()),
+        Command::Demo(demo) => demo.run(),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -59,27 +68,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<bool> {
-    let Command::Demo { devices, broker, fan_out, json } = arguments.command;
-    let broker = broker.map(|url| url.parse::<BrokerUrl>()).transpose().context("--broker")?;
-    let options = Options { devices: devices as usize, broker, fan_out };
-    options.check()?;
-    // Before the work, so that a path that cannot be written is not found out after it.
-    let json = json
-        .map(|path| std::fs::File::create(&path).with_context(|| format!("create {}", path.display())))
-        .transpose()?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let report = runtime.block_on(async {
-        tokio::select! {
-            report = demo::run(&options) => report,
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+impl Demo {
+    fn run(self) -> anyhow::Result<bool> {
+        let Self { devices, broker, fan_out, json } = self;
+        let broker = broker.map(|url| url.parse::<BrokerUrl>()).transpose().context("--broker")?;
+        let options = Options { devices: devices as usize, broker, fan_out };
+        options.check()?;
+        // Before the work, so that a path that cannot be written is not found out after it.
+        let json = json
+            .map(|path| std::fs::File::create(&path).with_context(|| format!("create {}", path.display())))
+            .transpose()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+        let report = runtime.block_on(async {
+            tokio::select! {
+                report = demo::run(&options) => report,
+                _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            }
+        })?;
+        runtime.shutdown_background();
+        if let Some(file) = json {
+            serde_json::to_writer_pretty(file, &report).context("write the report")?;
         }
-    })?;
-    runtime.shutdown_background();
-    if let Some(file) = json {
-        serde_json::to_writer_pretty(file, &report).context("write the report")?;
+        write!(std::io::stdout().lock(), "{report}").context("print the report")?;
+        Ok(report.passed())
     }
-    write!(std::io::stdout().lock(), "{report}").context("print the report")?;
-    Ok(report.passed())
 }
