@@ -185,12 +185,12 @@ pub(crate) fn draw(seed: u64, profile: &Profile) -> Vec<Planned> {
         };
         plan.push(Planned { at: used, act });
     }
-    for _ in 0..profile.restores {
+    if dice.below(100) < profile.restores_percent {
         let (taken, used) = in_order(&mut dice, end);
         plan.push(Planned { at: taken, act: Act::Backup });
         plan.push(Planned { at: used, act: Act::Restore });
     }
-    for _ in 0..profile.copies {
+    if dice.below(100) < profile.copies_percent {
         let (taken, used) = in_order(&mut dice, end);
         match dice.below(3) {
             0 => {

@@ -33,14 +33,14 @@ pub struct Profile {
     pub hostile_broker: u64,
     /// Devices of a hundred that are hostile members and say whatever they like.
     pub hostile_devices_percent: u64,
-    /// Coordinators that are restored from a backup.
-    pub restores: u64,
+    /// Of a hundred worlds, in so many the coordinator is restored from a backup: the whole fleet comes in anew.
+    pub restores_percent: u64,
     /// Times at which the power of the whole fleet fails, and comes back at once.
     pub power_cuts: u64,
     /// Whether there is one group with the default policy; or several, with policies drawn from the seed.
     pub is_plain: bool,
-    /// Coordinators that run beside a copy of themselves.
-    pub copies: u64,
+    /// Of a hundred worlds, in so many a copy of the coordinator runs beside it, or its disk is rolled back.
+    pub copies_percent: u64,
     /// Of a thousand messages, so many are lost.
     pub lost_per_mille: u32,
     /// Of a thousand messages, so many come twice.
@@ -78,10 +78,10 @@ fn calm() -> Profile {
         clock_jumps: 0,
         hostile_broker: 0,
         hostile_devices_percent: 0,
-        restores: 0,
+        restores_percent: 0,
         power_cuts: 0,
         is_plain: false,
-        copies: 0,
+        copies_percent: 0,
         lost_per_mille: 0,
         doubled_per_mille: 0,
         delay_milliseconds: 50,
@@ -124,7 +124,7 @@ fn storm() -> Profile {
         outages: 8,
         storms: 3,
         clock_jumps: 4,
-        restores: 1,
+        restores_percent: 35,
         lost_per_mille: 80,
         doubled_per_mille: 50,
         delay_milliseconds: 3_000,
@@ -134,7 +134,7 @@ fn storm() -> Profile {
 
 /// Everything, malice included.
 fn hell() -> Profile {
-    Profile { name: "hell", hostile_broker: 25, hostile_devices_percent: 4, copies: 1, ..storm() }
+    Profile { name: "hell", hostile_broker: 25, hostile_devices_percent: 4, copies_percent: 35, ..storm() }
 }
 
 /// The power of the whole fleet fails, and comes back at once.
