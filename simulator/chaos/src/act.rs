@@ -1,5 +1,7 @@
 //! How the acts of a plan are carried out.
 
+use fleetkey_wire::DeviceId;
+
 use crate::device::Mind;
 use crate::operator::Order;
 use crate::plan::Act;
@@ -15,6 +17,7 @@ impl World {
             Act::Evict { device, group } => self.wants_no_more(device, group),
             Act::Revoke { devices } => self.wants_revoked(&devices),
             Act::Leave { device, group } => self.leaves(device, group),
+            Act::Return { number } => self.returns(number),
             Act::Rekey { group } => {
                 if let Some((group, _)) = self.group_named(group) {
                     self.order(Order::Rekey { group });
@@ -112,11 +115,30 @@ impl World {
             return;
         };
         let id = self.devices[runner].id;
-        if self.operator.revoked.contains(&id) || self.operator.leaving.contains(&(group, id)) {
+        if self.operator.revoked.contains(&id) {
             return;
         }
         self.operator.wanted.entry(group).or_default().insert(id);
         self.order(Order::Add { group, devices: vec![id] });
+    }
+
+    /// Whoever left by himself, and is out, may come back.
+    fn returns(&mut self, number: u64) {
+        let left: Vec<(usize, DeviceId)> = self.operator.leaving.iter().copied().collect();
+        let Some(&(group, id)) = left.get((number % left.len().max(1) as u64) as usize) else { return };
+        let Some(of) = self.groups[group] else { return };
+        let is_running = |runner: &Runner| self.devices[*runner].status(self.time).is_some();
+        let is_in = |runner: &Runner| {
+            let status = self.devices[*runner].status(self.time);
+            status.is_some_and(|status| status.groups.iter().any(|shown| shown.group == of))
+        };
+        let runners = self.runners.get(&id).cloned().unwrap_or_default();
+        let is_out = !self.model.is_member(of, id) && !runners.iter().any(is_in);
+        if is_out && runners.iter().any(is_running) && !self.operator.revoked.contains(&id) {
+            self.operator.leaving.remove(&(group, id));
+            self.operator.wanted.entry(group).or_default().insert(id);
+            self.order(Order::Add { group, devices: vec![id] });
+        }
     }
 
     fn wants_no_more(&mut self, device: u64, group: u64) {

@@ -5,6 +5,7 @@
 //! and before it knows, and a disk that is full.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use fleetkey_agent_core::{Entries, StoreError as AgentStoreError, Writes};
@@ -108,6 +109,8 @@ struct CoordinatorPlatter {
     rows: RefCell<MemoryStore>,
     /// The tables that the last transaction changed, but for rows that were deleted from the outbox.
     touched: RefCell<Vec<Table>>,
+    /// Cells that were put where there was none, since somebody asked.
+    new_cells: RefCell<Vec<Vec<u8>>>,
 }
 
 impl CoordinatorDisk {
@@ -124,9 +127,32 @@ impl CoordinatorDisk {
         self.0.rows.borrow().clone()
     }
 
+    /// The cells that are new since this was asked last.
+    pub(crate) fn take_new_cells(&self) -> Vec<Vec<u8>> {
+        self.0.new_cells.take()
+    }
+
     /// What the last transaction changed.
     pub(crate) fn touched(&self) -> Vec<Table> {
         self.0.touched.borrow().clone()
+    }
+}
+
+impl CoordinatorDisk {
+    fn note_new_cells(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let mut put = writes
+            .iter()
+            .filter(|write| write.table == Table::Cell && write.value.is_some())
+            .map(|write| write.key.clone())
+            .peekable();
+        if put.peek().is_none() {
+            return Ok(());
+        }
+        let known: BTreeSet<Vec<u8>> =
+            self.0.rows.borrow_mut().rows(Table::Cell)?.into_iter().map(|row| row.key).collect();
+        let new: BTreeSet<Vec<u8>> = put.filter(|key| !known.contains(key)).collect();
+        self.0.new_cells.borrow_mut().extend(new);
+        Ok(())
     }
 }
 
@@ -141,6 +167,7 @@ impl Store for CoordinatorDisk {
         if let Verdict::Refuse(why) = verdict {
             return refuse(why);
         }
+        self.note_new_cells(writes)?;
         self.0.rows.borrow_mut().commit(writes)?;
         self.0.health.stored();
         let is_settling = |write: &Write| write.table == Table::Outbox && write.value.is_none();

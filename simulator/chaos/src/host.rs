@@ -323,8 +323,19 @@ impl World {
         self.drain(at, dies_after);
     }
 
+    /// A cell's id is never used again, whatever was restored or copied since.
+    fn learn_cells(&mut self, at: usize) {
+        for cell in self.hosts[at].disk.take_new_cells() {
+            if !self.cells_ever.insert(cell.clone()) {
+                let what = format!("a second cell has the id {cell:02x?}");
+                self.broken(Rule::OneSecretPerKeyEpoch, what);
+            }
+        }
+    }
+
     fn hear(&mut self, at: usize, heard: Overheard) {
         let voice = self.hosts[at].voice;
+        self.learn_cells(at);
         self.learn_keys(at);
         for (topic, payload) in &heard.frames {
             let print = fingerprint(*topic, payload);
@@ -369,6 +380,7 @@ impl World {
 
     /// What is stored is what holds, whatever was heard before the process died.
     fn reconcile(&mut self, at: usize) {
+        self.learn_cells(at);
         self.learn_all_keys(at);
         if self.hosts[at].voice == Voice::Copy {
             return;

@@ -11,11 +11,15 @@ use crate::world::{Runner, World};
 
 /// Frames that the broker remembers.
 const REMEMBERED: usize = 4_096;
+/// A frame with a leave is not longer; a hello that shows a cell is, and a confirmation.
+const TERSE_BYTES: usize = 96;
 
 /// What the broker remembers: some of everything that it ever passed on.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     frames: Vec<(Topic, Rc<[u8]>)>,
+    /// What devices say in few words: leave, mostly. It is rare, and worth saying again.
+    terse: Vec<(Topic, Rc<[u8]>)>,
     seen: u64,
 }
 
@@ -23,6 +27,10 @@ impl Recorder {
     /// Remembers a frame, perhaps in the place of another, so that old ones stay among the new.
     pub(crate) fn record(&mut self, topic: Topic, payload: &Rc<[u8]>, dice: &mut Dice) {
         self.seen += 1;
+        if matches!(topic, Topic::Up { .. }) && payload.len() <= TERSE_BYTES && self.terse.len() < REMEMBERED
+        {
+            self.terse.push((topic, Rc::clone(payload)));
+        }
         if self.frames.len() < REMEMBERED {
             self.frames.push((topic, Rc::clone(payload)));
             return;
@@ -34,6 +42,9 @@ impl Recorder {
     }
 
     fn any(&self, dice: &mut Dice) -> Option<(Topic, Rc<[u8]>)> {
+        if !self.terse.is_empty() && dice.happens(300) {
+            return self.terse.get(dice.below(self.terse.len() as u64) as usize).cloned();
+        }
         self.frames.get(dice.below(self.frames.len() as u64) as usize).cloned()
     }
 }

@@ -29,6 +29,10 @@ pub(crate) enum Act {
         device: u64,
         group: u64,
     },
+    /// Somebody who left comes back.
+    Return {
+        number: u64,
+    },
     Rekey {
         group: u64,
     },
@@ -220,7 +224,8 @@ fn command(dice: &mut Dice) -> Act {
         6..=8 => Act::Join { device, group },
         9 | 10 => Act::Enroll { group },
         11 => Act::Leave { device, group },
-        12 => Act::Rekey { group },
+        12 => Act::Return { number: device },
+        13 => Act::Rekey { group },
         _ => Act::Rotate { group },
     }
 }

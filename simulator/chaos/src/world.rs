@@ -164,6 +164,8 @@ pub(crate) struct World {
     pub(crate) weather_dice: Dice,
     pub(crate) hostile_dice: Dice,
     pub(crate) recorder: Recorder,
+    /// Every cell that there ever was.
+    pub(crate) cells_ever: BTreeSet<Vec<u8>>,
     /// Key epochs that forged wraps were made for.
     pub(crate) forgeries: Vec<(GroupId, fleetkey_wire::KeyEpoch)>,
     pub(crate) broker_back_at: u64,
@@ -199,6 +201,7 @@ impl World {
             weather_dice: Dice::of(seed, "weather", 0),
             hostile_dice: Dice::of(seed, "hostile", 0),
             recorder: Recorder::default(),
+            cells_ever: BTreeSet::new(),
             forgeries: Vec::new(),
             broker_back_at: 0,
             is_healed: false,
