@@ -3,12 +3,12 @@
 use fleetkey_coordinator_core::backup::{BACKUP_VERSION, Backup, BadBackup};
 use fleetkey_coordinator_core::doctor::{About, Kind, Severity, examine};
 use fleetkey_coordinator_core::records::{
-    AuditRecord, CellRecord, IssuedRecord, KeyRecord, MetaRecord, Record,
+    AuditRecord, CellRecord, GroupRecord, IssuedRecord, KeyRecord, MetaRecord, Record,
 };
 use fleetkey_coordinator_core::restore::{
     RestoredRows, Restoring, Revocation, Window, backup_in_place, restored_in_place,
 };
-use fleetkey_coordinator_core::{MemoryStore, Place, Policy, Standing, Store as _};
+use fleetkey_coordinator_core::{MemoryStore, Place, Policy, Standing, Store as _, Superseded};
 use fleetkey_tests::World;
 use fleetkey_wire::{DeviceId, GroupId, KeyEpoch};
 
@@ -228,6 +228,37 @@ fn the_incarnation_lies_beyond_the_stored_one_the_calendar_and_the_floor() {
     assert_eq!(next(0, 0), stored + 1, "a clock that is set back");
     assert_eq!(next(u64::from(stored + 9) * 60 + 59, 0), stored + 9);
     assert_eq!(next(0, stored + 77), stored + 77);
+
+    let (device, group) = (DeviceId::from_bytes([1; 16]), GroupId::from_bytes([2; 16]));
+    let shown = KeyEpoch::new(stored + 40, 3);
+    let superseded = Some(Superseded { unix_seconds: 1, device, group, key_epoch: shown });
+    let rolled_back = Backup { superseded, ..backup.clone() };
+    let known = Restoring::default();
+    assert_eq!(rolled_back.restored_rows(&known).incarnation, stored + 41, "what a device has shown");
+}
+
+#[test]
+fn what_the_backup_holds_already_is_not_done_again() {
+    let mut world = World::new(111);
+    let devices = world.enroll(3);
+    let group = world.group("meters", SMALL, &devices);
+    world.coordinator.evict(group, &devices[..1], world.now, &mut world.rng).expect("they are members");
+    world.perform();
+    world.run_for(2_000);
+    world.add(group, &devices[..1]);
+    world.coordinator.rotate(group, world.now, &mut world.rng).expect("none is under way");
+    world.perform();
+    let backup = backup(&mut world);
+    // A log that begins with the eviction and ends before the device was put in again.
+    let audit: Vec<AuditRecord> =
+        backup.audit.iter().filter(|entry| entry.action == "evict").cloned().collect();
+    assert_eq!(audit.len(), 1);
+    let restored = backup.restored_rows(&Restoring { audit, ..now(&world) });
+    assert_eq!((restored.moved, restored.wanted), (0, 3));
+    let mut store = MemoryStore::default();
+    store.commit(&restored.writes).expect("memory does not fail");
+    let groups: Vec<GroupRecord> = records(&mut store);
+    assert_eq!(groups[0].rotation, None, "the key that was handed out is gone");
 }
 
 #[test]
