@@ -278,7 +278,8 @@ fn said_by_command(device: &Device, group: &str) -> Result<()> {
     ensure!(printed.status.success(), "status: {}", String::from_utf8_lossy(&printed.stderr));
     let printed = held_in(&serde_json::from_slice(&printed.stdout)?, group)?;
     let held = device.held(group)?;
-    let keys = |held: Option<Held>| held.map(|held| (held.send, held.oldest, held.held));
+    // A key that has had its time may go in between.
+    let keys = |held: Option<Held>| held.map(|held| (held.send, held.oldest));
     ensure!(keys(printed) == keys(held), "{} prints something else than it says", device.name);
     Ok(())
 }
@@ -350,6 +351,27 @@ pub fn confirmed_is_held(fleet: &mut Fleet, dead: &[String]) -> Result<()> {
             );
         }
         device.process.kill();
+    }
+    Ok(())
+}
+
+/// Rule 6, at its sharpest: devices are killed as soon as the coordinator is seen to know of their confirmation.
+///
+/// # Errors
+/// When one of them does not hold what it has confirmed.
+pub fn killed_as_they_confirm(fleet: &mut Fleet, names: &[String]) -> Result<()> {
+    for name in names {
+        let key_epoch = epoch(&fleet.cli().ask(&["group", "rekey", EVERYBODY])?["key_epoch"])?;
+        let cli = fleet.cli();
+        wait::until(&format!("{name} confirms {key_epoch}"), HEARD_WITHIN, || {
+            let shown = cli.ask(&["device", "show", name])?;
+            let groups = shown["groups"].as_array().context("groups")?;
+            let of = groups.iter().find(|of| of["group_name"] == EVERYBODY).context("a member")?;
+            Ok((epoch(&of["confirmed"])? < key_epoch).then(|| of.to_string()))
+        })?;
+        fleet.device_mut(name)?.process.kill();
+        confirmed_is_held(fleet, std::slice::from_ref(name))?;
+        fleet.device_mut(name)?.start()?;
     }
     Ok(())
 }
