@@ -11,8 +11,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::device::Device;
 use crate::dice::Dice;
 use crate::fleet::{Cli, Fleet, provision};
+use crate::ledger::Ledger;
 use crate::model::{EVERYBODY, GROUPS, Model, SOME};
-use crate::rules::{self, Ledger};
+use crate::rules;
 use crate::wait;
 
 /// All is well again within this, after the last fault.
