@@ -3,9 +3,8 @@
 //! Most worlds begin with one, so that their time goes into what goes wrong; the others bring their fleet in while
 //! faults go on.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fleetkey_agent_core::Entries;
 use fleetkey_coordinator_core::{MemoryStore, Policy};
@@ -41,22 +40,19 @@ pub(crate) struct Image {
     policies: Vec<Policy>,
 }
 
-thread_local! {
-    static MADE: RefCell<BTreeMap<(u64, usize), Option<Rc<Image>>>> = const { RefCell::new(BTreeMap::new()) };
-}
+/// One fleet, made by whoever needs it first.
+type Slot = Arc<OnceLock<Option<Arc<Image>>>>;
+
+static MADE: Mutex<BTreeMap<(u64, usize), Slot>> = Mutex::new(BTreeMap::new());
 
 /// The fleet that the world of `seed` begins with, if it begins with one.
-pub(crate) fn of_seed(seed: u64, profile: &Profile, devices: usize) -> Option<Rc<Image>> {
+pub(crate) fn of_seed(seed: u64, profile: &Profile, devices: usize) -> Option<Arc<Image>> {
     if seed % ONE_IN_BEGINS_COLD == 0 || profile.is_plain {
         return None;
     }
     let key = (seed % SHAPES, devices);
-    if let Some(made) = MADE.with_borrow(|made| made.get(&key).cloned()) {
-        return made;
-    }
-    let image = make(key.0, devices).map(Rc::new);
-    MADE.with_borrow_mut(|made| made.insert(key, image.clone()));
-    image
+    let slot = Arc::clone(MADE.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
+    slot.get_or_init(|| make(key.0, devices).map(Arc::new)).clone()
 }
 
 /// `None` when the fleet does not come to rest: the worlds that begin with nothing will tell why.

@@ -113,12 +113,12 @@ fn rough() -> Profile {
 fn storm() -> Profile {
     Profile {
         name: "storm",
-        minutes: 120,
-        commands: 30,
-        coordinator_crashes: 12,
-        device_crashes: 40,
-        full_disks: 6,
-        sleeps: 25,
+        minutes: 100,
+        commands: 28,
+        coordinator_crashes: 10,
+        device_crashes: 30,
+        full_disks: 5,
+        sleeps: 20,
         wipes: 6,
         images: 4,
         outages: 8,

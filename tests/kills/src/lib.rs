@@ -8,6 +8,7 @@
 //! device     one device: its bundle, its agent, what an application asks of it
 //! intruder   a device's certificate in other hands: MQTT by hand
 //! model      who should be in which group, and which messages must stay shut for whom
+//! ledger     what anybody was seen to hold or to say
 //! rules      DESIGN's rules, checked from outside
 //! rounds     one activity, some kills, and the wait until all is well
 //! scarce     a disk that is full
@@ -28,6 +29,7 @@ pub mod device;
 pub mod dice;
 pub mod fleet;
 pub mod intruder;
+pub mod ledger;
 pub mod model;
 pub mod process;
 pub mod rounds;

@@ -11,8 +11,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::device::Device;
 use crate::dice::Dice;
 use crate::fleet::{Cli, Fleet, provision};
+use crate::ledger::Ledger;
 use crate::model::{EVERYBODY, GROUPS, Model, SOME};
-use crate::rules::{self, Ledger};
+use crate::rules;
 use crate::wait;
 
 /// All is well again within this, after the last fault.
@@ -24,9 +25,12 @@ const BETWEEN_MS: [u64; 2] = [700, 60];
 /// What was killed stays dead this long, at most.
 const DEAD_MS: u64 = 500;
 /// Dead devices whose disk is looked at in one round.
-const LOOKED_AT: usize = 4;
+const LOOKED_AT: usize = 12;
 /// While things are killed, one device after the other is asked for what it shows.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Devices are killed as they confirm every so many rounds, and so many of them.
+const SHARP_EVERY: usize = 4;
+const SHARP: usize = 3;
 /// The intruder comes every so many rounds.
 const INTRUDER_EVERY: usize = 10;
 
@@ -161,6 +165,10 @@ impl Rounds {
         report.push_str(&format!("; well after {:.1} s", since.elapsed().as_secs_f64()));
         self.check()?;
         self.are_locked_out(revoked)?;
+        if self.dice.one_in(SHARP_EVERY) {
+            self.kill_as_they_confirm()?;
+            report.push_str("; some as they confirmed");
+        }
         if self.dice.one_in(INTRUDER_EVERY) {
             rules::intruder_moves_nothing(&mut self.fleet, &self.model, &mut self.dice)?;
             report.push_str("; an intruder");
@@ -200,6 +208,15 @@ impl Rounds {
     /// The names of the devices that run.
     pub fn names(&self) -> Vec<String> {
         self.fleet.devices.iter().map(|device| device.name.clone()).collect()
+    }
+
+    /// Rule 6, for some devices, at the moment that counts.
+    fn kill_as_they_confirm(&mut self) -> Result<()> {
+        let members = self.model.members(EVERYBODY).cloned().collect();
+        let some = self.dice.some(SHARP, members);
+        rules::killed_as_they_confirm(&mut self.fleet, &some)?;
+        self.kills += some.len();
+        self.is_well()
     }
 
     /// Does the activity while things are killed. The devices that are left dead.
@@ -308,7 +325,7 @@ impl Rounds {
         Ok(())
     }
 
-    /// Coordinator and broker come back; of the agents most do, and some stay dead to be looked at.
+    /// Coordinator and broker come back; of the agents half do, and the others stay dead to be looked at.
     fn start_again(&mut self, target: &Target, dead: &mut BTreeSet<String>) -> Result<()> {
         match target {
             Target::Coordinator => self.fleet.start_coordinator()?,
@@ -320,7 +337,7 @@ impl Rounds {
             }
         }
         for name in std::mem::take(dead) {
-            if self.dice.one_in(3) {
+            if self.dice.one_in(2) {
                 dead.insert(name);
             } else {
                 self.fleet.device_mut(&name)?.start()?;
@@ -429,6 +446,7 @@ impl Rounds {
     /// What does not hold.
     pub fn finish(&mut self) -> Result<()> {
         self.check()?;
+        self.kill_as_they_confirm()?;
         let before = self.shown()?;
         // From disk alone, everything at once; the devices first without a word from anybody.
         self.fleet.coordinator.kill();

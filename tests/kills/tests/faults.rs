@@ -63,7 +63,7 @@ fn revoke_and_check(rounds: &mut Rounds, name: &str) -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes half a minute: `just faults`"]
+#[ignore = "takes up to a minute: `just faults`"]
 fn a_coordinator_on_a_full_disk_says_so_and_loses_nothing() -> Result<()> {
     with(small_fleet(11)?, |rounds| {
         let Some(disk) = Disk::new(rounds.fleet.directory().join("disk"))? else { return Ok(()) };
@@ -157,7 +157,7 @@ fn a_broker_whose_log_is_full_goes_on() -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes half a minute: `just faults`"]
+#[ignore = "takes up to a minute: `just faults`"]
 fn an_agent_on_a_full_disk_confirms_nothing_and_catches_up() -> Result<()> {
     with(small_fleet(12)?, |rounds| {
         let Some(disk) = Disk::new(rounds.fleet.directory().join("disk"))? else { return Ok(()) };
@@ -270,25 +270,25 @@ fn process<'a>(rounds: &'a Rounds, who: Who, agent: &str) -> Result<&'a Process>
 }
 
 #[test]
-#[ignore = "takes half a minute: `just faults`"]
+#[ignore = "takes up to a minute: `just faults`"]
 fn a_coordinator_that_stood_still_goes_on() -> Result<()> {
     stand_still(Who::Coordinator, 21)
 }
 
 #[test]
-#[ignore = "takes half a minute: `just faults`"]
+#[ignore = "takes up to a minute: `just faults`"]
 fn a_broker_that_stood_still_goes_on() -> Result<()> {
     stand_still(Who::Broker, 22)
 }
 
 #[test]
-#[ignore = "takes half a minute: `just faults`"]
+#[ignore = "takes up to a minute: `just faults`"]
 fn an_agent_that_stood_still_catches_up() -> Result<()> {
     stand_still(Who::Agent, 23)
 }
 
 #[test]
-#[ignore = "takes half a minute: `just faults`"]
+#[ignore = "takes up to a minute: `just faults`"]
 fn a_revocation_is_delivered_when_the_broker_is_back() -> Result<()> {
     let away = Duration::from_secs(setting("FLEETKEY_KILLS_AWAY_SECONDS", 20));
     with(small_fleet(31)?, |rounds| {

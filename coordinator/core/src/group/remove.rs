@@ -54,7 +54,7 @@ impl Group {
                 && let Some(device) = devices.get_mut(&id).filter(|device| !device.is_revoked())
             {
                 let reason = DismissReason::Evicted;
-                device.say(context, &DownBody::Dismiss { group: self.record.id, cell, reason });
+                device.say_durably(context, &DownBody::Dismiss { group: self.record.id, cell, reason });
             }
         }
         Ok(())
