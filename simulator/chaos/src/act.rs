@@ -199,11 +199,11 @@ impl World {
     fn cut_power(&mut self, percent: u64, length: u64) {
         let cut: Vec<Runner> =
             (0..self.devices.len()).filter(|_| self.hostile_dice.below(100) < percent).collect();
+        self.power_is_out(&cut, length);
         for runner in cut {
             self.kill_device(runner);
             self.start_later(runner, length);
         }
-        self.figures.power_back_at = Some(self.time + length);
     }
 
     fn wipe(&mut self, device: u64) {

@@ -3,11 +3,18 @@
 use std::collections::BTreeSet;
 
 use fleetkey_coordinator_core::doctor::{self, About, Severity};
-use fleetkey_coordinator_core::{Coordinator, GroupStatus, MemoryStore, Place, Store as _, Writer};
+use fleetkey_coordinator_core::{Coordinator, GroupStatus, MemoryStore, Place, Store as _, Table, Writer};
 use fleetkey_wire::{DeviceId, GroupId};
 
 use crate::model::{Rule, Voice};
 use crate::world::{Runner, World};
+
+/// What `docs/LIMITS.md` says of rows.
+const KEPT_COMMITS: usize = 16;
+const KEY_PACKAGES_PER_DEVICE: usize = 2;
+const MAX_LIVE_KEYS: usize = 3;
+/// A device keeps the private halves of so many.
+const MAX_DEVICE_KEY_PACKAGES: usize = 16;
 
 /// An empty coordinator's database.
 pub(crate) fn new_store(unix_seconds: u64) -> MemoryStore {
@@ -38,9 +45,17 @@ impl World {
     /// Everything that must hold once the faults have stopped and there was time.
     pub(crate) fn check_quiescence(&mut self) {
         self.examine(0);
+        self.check_limits(0);
         let owed = self.hosts[0].owed();
         if owed > 0 {
             self.broken(Rule::StoredThenSpoken, format!("{owed} frames were stored and never sent"));
+        }
+        let missing = self.still_missing();
+        if missing > 0 && self.profile.is_plain {
+            self.broken(
+                Rule::EveryoneEndsCurrent,
+                format!("{missing} devices never came back from a power cut"),
+            );
         }
         if !self.is_operator_idle() {
             self.broken(Rule::EveryoneEndsCurrent, "an order of the operator cannot be carried out".into());
@@ -58,6 +73,36 @@ impl World {
                 self.check_member(number, group, &status, &member);
             }
             self.check_traffic(number, group);
+        }
+    }
+
+    /// What is kept for devices has limits, whatever they do.
+    pub(crate) fn check_limits(&mut self, at: usize) {
+        let mut store = self.hosts[at].disk.image();
+        let mut count = |table| store.rows(table).map_or(0, |rows| rows.len());
+        let devices = count(Table::Device);
+        let (cells, members) = (count(Table::Cell), count(Table::Member));
+        let limits = [
+            (Table::Commit, cells * KEPT_COMMITS),
+            (Table::Welcome, members),
+            (Table::KeyPackage, devices * KEY_PACKAGES_PER_DEVICE),
+            (Table::GroupKey, self.groups.len() * MAX_LIVE_KEYS),
+        ];
+        for (table, most) in limits {
+            let rows = count(table);
+            if rows > most {
+                let what = format!("{rows} rows of {}, at most {most} may be", table.name());
+                self.broken(Rule::WithinLimits, what);
+            }
+        }
+        let device = |device: &crate::device::Device| {
+            let entries = device.disk.image();
+            let packages = entries.keys().filter(|key| key.starts_with("keypackage/")).count();
+            (packages > MAX_DEVICE_KEY_PACKAGES)
+                .then(|| format!("{} keeps {packages} key packages", device.id))
+        };
+        if let Some(what) = self.devices.iter().find_map(device) {
+            self.broken(Rule::WithinLimits, what);
         }
     }
 

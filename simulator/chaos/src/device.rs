@@ -298,6 +298,7 @@ impl World {
                 }
                 let dies_after =
                     if has_stored { self.devices[runner].disk.health().dies_after_messages() } else { None };
+                self.may_be_back(runner);
                 self.perform(runner, outputs, dies_after);
             }
             Ok(Err(_)) => {

@@ -134,6 +134,7 @@ impl World {
                     self.concluded(at, heard, &concluded);
                 }
                 self.examine(at);
+                self.check_limits(at);
                 self.plan_step(at, STEP_MILLISECONDS);
             }
             Err(error) => {

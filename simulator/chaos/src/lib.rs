@@ -26,6 +26,7 @@ mod model;
 mod network;
 mod operator;
 mod plan;
+mod power;
 mod profile;
 mod rogue;
 mod run;

@@ -233,6 +233,11 @@ impl Model {
         }
     }
 
+    /// The newest key epoch of a group that was stated.
+    pub(crate) fn newest(&self, group: GroupId) -> Option<KeyEpoch> {
+        self.newest.get(&group).copied()
+    }
+
     /// Whether a device is in a group, as far as the coordinator has stored.
     pub(crate) fn is_member(&self, group: GroupId, device: DeviceId) -> bool {
         let spans = self.spans.get(&(group, device));

@@ -206,6 +206,9 @@ pub(crate) fn draw(seed: u64, profile: &Profile) -> Vec<Planned> {
     }
     for _ in 0..profile.power_cuts {
         plan.push(Planned { at: end / 2, act: Act::PowerCut { percent: 100, length: MINUTE } });
+        // Something for everybody to catch up with.
+        let devices = vec![dice.number()];
+        plan.push(Planned { at: end / 2 + MINUTE / 2, act: Act::Revoke { devices } });
     }
     plan.sort_by_key(|planned| planned.at);
     plan

@@ -164,6 +164,8 @@ pub(crate) struct World {
     pub(crate) weather_dice: Dice,
     pub(crate) hostile_dice: Dice,
     pub(crate) recorder: Recorder,
+    /// Since the last power cut.
+    pub(crate) outage: crate::power::Outage,
     /// Every cell that there ever was.
     pub(crate) cells_ever: BTreeSet<Vec<u8>>,
     /// Key epochs that forged wraps were made for.
@@ -201,6 +203,7 @@ impl World {
             weather_dice: Dice::of(seed, "weather", 0),
             hostile_dice: Dice::of(seed, "hostile", 0),
             recorder: Recorder::default(),
+            outage: crate::power::Outage::default(),
             cells_ever: BTreeSet::new(),
             forgeries: Vec::new(),
             broker_back_at: 0,
