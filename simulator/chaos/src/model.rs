@@ -335,3 +335,118 @@ fn judge_course(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use fleetkey_identity::IdentityKey;
+    use fleetkey_wire::{FleetId, KeyId, Reason, Statement};
+
+    use super::*;
+    use crate::dice::Dice;
+
+    const GROUP: GroupId = GroupId::from_bytes([1; 16]);
+    const DEVICE: DeviceId = DeviceId::from_bytes([2; 16]);
+
+    fn key_epoch(counter: u32) -> KeyEpoch {
+        KeyEpoch::new(7, counter)
+    }
+
+    fn secret_of(counter: u32) -> Commitment {
+        Commitment([counter as u8; 32])
+    }
+
+    fn statement(counter: u32, send: u32) -> SignedStatement {
+        let key = IdentityKey::generate(Dice::of(1, "model", 0).rng());
+        Statement {
+            group: GROUP,
+            key_epoch: key_epoch(counter),
+            commitment: secret_of(counter),
+            reason: Reason::Manual,
+            send: key_epoch(send),
+            oldest: key_epoch(send),
+            overlap_seconds: 0,
+            issued_unix_seconds: u64::from(counter) * 100 + u64::from(send),
+        }
+        .sign(FleetId::from_bytes([3; 16]), KeyId([4; 8]), key.signing_key())
+    }
+
+    fn holding(counters: &[u32]) -> Vec<Holding> {
+        let newest = counters.last().copied().unwrap_or_default();
+        vec![Holding {
+            group: GROUP,
+            send: key_epoch(newest),
+            oldest: key_epoch(newest),
+            held: counters.iter().map(|counter| (key_epoch(*counter), secret_of(*counter))).collect(),
+        }]
+    }
+
+    /// A device that came in with key epoch 2 of 3 that were issued.
+    fn joined() -> Model {
+        let mut model = Model::default();
+        for counter in 1..=3 {
+            model.stated(Voice::Main, &statement(counter, counter)).expect("issued in order");
+        }
+        model.joined(GROUP, DEVICE, key_epoch(2));
+        model
+    }
+
+    fn rule(broken: Broken) -> Option<Rule> {
+        broken.err().map(|(rule, _)| rule)
+    }
+
+    #[test]
+    fn a_member_may_hold_what_was_issued_since_it_joined_and_nothing_older() {
+        assert_eq!(rule(joined().holds(0, DEVICE, holding(&[2, 3]))), None);
+        let older = joined().holds(0, DEVICE, holding(&[1, 2]));
+        assert_eq!(rule(older), Some(Rule::JoinerLearnsNothingOlder));
+        let stranger = DeviceId::from_bytes([9; 16]);
+        assert_eq!(rule(joined().holds(0, stranger, holding(&[2]))), Some(Rule::JoinerLearnsNothingOlder));
+    }
+
+    #[test]
+    fn a_removed_device_may_keep_what_it_has_and_get_nothing_more() {
+        let mut model = joined();
+        model.left(GROUP, DEVICE, key_epoch(3));
+        assert_eq!(rule(model.holds(0, DEVICE, holding(&[2]))), None);
+        assert_eq!(rule(model.holds(0, DEVICE, holding(&[2, 3]))), Some(Rule::RemovedLearnsNothing));
+    }
+
+    #[test]
+    fn a_key_that_a_removed_device_may_hold_is_never_used() {
+        let mut model = joined();
+        model.left(GROUP, DEVICE, key_epoch(4));
+        assert_eq!(rule(model.stated(Voice::Main, &statement(4, 4))), None);
+        assert_eq!(rule(model.stated(Voice::Main, &statement(5, 3))), Some(Rule::RemovedLearnsNothing));
+    }
+
+    #[test]
+    fn a_key_epoch_names_one_secret_and_they_only_grow() {
+        let mut model = joined();
+        let other = model.named(Voice::Main, GROUP, key_epoch(3), secret_of(9));
+        assert_eq!(rule(other), Some(Rule::OneSecretPerKeyEpoch));
+        assert_eq!(rule(joined().stated(Voice::Main, &statement(2, 3))), Some(Rule::OneSecretPerKeyEpoch));
+        assert_eq!(rule(joined().named(Voice::Copy, GROUP, key_epoch(3), secret_of(9))), None);
+    }
+
+    #[test]
+    fn a_secret_that_nobody_issued_is_nobodys_to_hold() {
+        assert_eq!(rule(joined().holds(0, DEVICE, holding(&[2, 8]))), Some(Rule::OnlyTheCoordinatorMoves));
+    }
+
+    #[test]
+    fn nobody_is_moved_back_unless_it_begins_from_other_contents() {
+        let mut model = joined();
+        model.holds(0, DEVICE, holding(&[2, 3])).expect("it is current");
+        assert_eq!(rule(model.holds(0, DEVICE, holding(&[2]))), Some(Rule::OnlyTheCoordinatorMoves));
+        model.forget_runner(0);
+        assert_eq!(rule(model.holds(0, DEVICE, holding(&[2]))), None);
+    }
+
+    #[test]
+    fn only_what_was_stored_once_may_be_confirmed() {
+        let mut model = joined();
+        assert_eq!(rule(model.confirmed(DEVICE, GROUP, key_epoch(3))), Some(Rule::ConfirmedMeansHeld));
+        model.holds(0, DEVICE, holding(&[3])).expect("it is due");
+        assert_eq!(rule(model.confirmed(DEVICE, GROUP, key_epoch(3))), None);
+    }
+}
