@@ -18,6 +18,18 @@ demo *ARGS:
 bench *ARGS:
     cargo bench --workspace --locked --benches {{ARGS}}
 
+# Whole fleets in virtual time under every fault: the worlds that CI runs. `just chaos --seed 17` for one.
+chaos *ARGS="--seeds 200":
+    cargo run --release --locked --bin fleetkey-sim -- chaos {{ARGS}}
+
+# A long hunt: other seeds each time, and all failures are told.
+hunt SEEDS="2000" *ARGS:
+    cargo run --release --locked --bin fleetkey-sim -- chaos --seed "$(date +%s)" --seeds {{SEEDS}} --keep-going {{ARGS}}
+
+# Line coverage of the cores (needs cargo-tarpaulin).
+coverage:
+    cargo tarpaulin --engine llvm --locked --skip-clean --out Stdout -p fleetkey-agent-core -p fleetkey-coordinator-core -p fleetkey-tests -p fleetkey-chaos --include-files 'agent/core/src/*' --include-files 'coordinator/core/src/*'
+
 # Real processes under SIGKILL, every rule checked from outside. `just kills 300 50 7` for more rounds of another seed.
 kills ROUNDS="100" AGENTS="50" SEED="1": binaries
     FLEETKEY_KILLS_ROUNDS={{ROUNDS}} FLEETKEY_KILLS_AGENTS={{AGENTS}} FLEETKEY_KILLS_SEED={{SEED}} cargo test --release --locked -p fleetkey-kills --test kills -- --nocapture

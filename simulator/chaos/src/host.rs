@@ -16,8 +16,8 @@ use crate::fleet::Clock;
 use crate::model::{Rule, Voice};
 use crate::world::{Due, World};
 
-/// Messages of devices that wait for a coordinator, as in the service.
-pub(crate) const MAX_INBOX: usize = 4_096;
+/// Messages of devices that wait for a coordinator at most: in the service, at its connection and behind that.
+pub(crate) const MAX_INBOX: usize = 65_536 + 4_096;
 /// Messages decided on in one transaction at most.
 const MAX_BATCH: u64 = 8;
 /// What a step costs, so that steps are not all at the same moment.
