@@ -38,7 +38,7 @@ impl World {
                 }
             }
             Act::CrashCoordinator { point, down } => {
-                if down % 4 == 0 {
+                if down.is_multiple_of(4) {
                     // Killed between two inputs.
                     self.kill_host(0, down);
                 } else {
@@ -187,7 +187,7 @@ impl World {
 
     fn crash_device(&mut self, device: u64, point: crate::disk::CrashPoint, down: u64) {
         let Some(runner) = self.device_named(device) else { return };
-        if down % 4 == 0 || matches!(self.devices[runner].mind, Mind::Rogue(_)) {
+        if down.is_multiple_of(4) || matches!(self.devices[runner].mind, Mind::Rogue(_)) {
             // Killed between two inputs.
             self.kill_device(runner);
             self.start_later(runner, down);

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::hunt::{Hunted, hunt};
 use crate::minimise::minimise;
+use crate::named::NAMED;
 use crate::profile::Profile;
 use crate::run::{Figures, Options, plan_of};
 
@@ -41,6 +42,9 @@ pub struct Chaos {
     /// How bad the world is.
     #[arg(long, default_value = "hell", value_parser = profile)]
     profile: Profile,
+    /// The worlds with a name, each known to show a certain fault should it come back; instead of seeds.
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "profile", "only"])]
+    named: bool,
     /// Only these acts of the plan, by number; `none` for none.
     #[arg(long, value_name = "NUMBERS", value_parser = numbers)]
     only: Option<Numbers>,
@@ -139,7 +143,8 @@ impl Chaos {
     /// # Errors
     /// When nothing can be written.
     pub fn run(self, out: &mut impl Write) -> anyhow::Result<bool> {
-        let count = self.seeds.unwrap_or(if self.seed.is_some() { 1 } else { 20 });
+        let of_seeds = self.seeds.unwrap_or(if self.seed.is_some() { 1 } else { 20 });
+        let count = if self.named { NAMED.len() as u64 } else { of_seeds };
         let threads = self.threads.unwrap_or_else(cores).min(usize::try_from(count).unwrap_or(usize::MAX));
         let template = Options {
             seed: self.seed.unwrap_or(1),
@@ -160,7 +165,11 @@ impl Chaos {
         let started = Instant::now();
         let bar = progress_bar(count);
         let sums = Mutex::new(Sums::default());
-        let failures = hunt(&template, count, threads, self.keep_going, &|hunted| {
+        let world = |number: u64| match NAMED.get(number as usize).filter(|_| self.named) {
+            Some(named) => named.options(),
+            None => Options { seed: template.seed + number, ..template.clone() },
+        };
+        let failures = hunt(&world, count, threads, self.keep_going || self.named, &|hunted| {
             let mut sums = sums.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             sums.add(hunted);
             bar.set_message(format!(
@@ -173,7 +182,7 @@ impl Chaos {
         bar.finish_and_clear();
         let sums = sums.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         let seconds = started.elapsed().as_secs_f64();
-        let smallest = failures.first().filter(|_| !self.no_minimise).map(|hunted| smaller(hunted));
+        let smallest = failures.first().filter(|_| !self.no_minimise).map(smaller);
         std::panic::set_hook(hook);
         if self.json {
             write_json(out, &template, &sums, seconds, &failures, smallest.as_ref())?;

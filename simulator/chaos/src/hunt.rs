@@ -18,10 +18,10 @@ pub struct Hunted {
     pub outcome: Outcome,
 }
 
-/// Runs `count` seeds from `template`'s on, on `threads` threads, until one fails or, when `goes_on`, all of them.
-/// `done` hears of each as it ends, in no order.
+/// Runs the `count` worlds that `world` tells by their number, on `threads` threads, until one fails or, when `goes_on`, all
+/// of them. `done` hears of each as it ends, in no order.
 pub fn hunt(
-    template: &Options,
+    world: &(dyn Fn(u64) -> Options + Sync),
     count: u64,
     threads: usize,
     goes_on: bool,
@@ -37,11 +37,11 @@ pub fn hunt(
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
                 debug_assert!(pool.is_ok(), "this thread has no pool yet");
                 while goes_on || has_failed.load(Ordering::Relaxed) == 0 {
-                    let offset = next.fetch_add(1, Ordering::Relaxed);
-                    if offset >= count {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
                         break;
                     }
-                    let options = Options { seed: template.seed + offset, ..template.clone() };
+                    let options = world(number);
                     let outcome = run(&options);
                     let hunted = Hunted { options, outcome };
                     done(&hunted);

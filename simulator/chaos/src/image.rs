@@ -47,7 +47,7 @@ static MADE: Mutex<BTreeMap<(u64, usize), Slot>> = Mutex::new(BTreeMap::new());
 
 /// The fleet that the world of `seed` begins with, if it begins with one.
 pub(crate) fn of_seed(seed: u64, profile: &Profile, devices: usize) -> Option<Arc<Image>> {
-    if seed % ONE_IN_BEGINS_COLD == 0 || profile.is_plain {
+    if seed.is_multiple_of(ONE_IN_BEGINS_COLD) || profile.is_plain {
         return None;
     }
     let key = (seed % SHAPES, devices);

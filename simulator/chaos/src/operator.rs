@@ -339,7 +339,7 @@ impl World {
             let id = self.devices[runner].id;
             for (group, members) in members.iter_mut().enumerate() {
                 // Everybody is in the first group, and some in the others.
-                if group == 0 || (number + group) % 4 == 0 {
+                if group == 0 || (number + group).is_multiple_of(4) {
                     members.push(id);
                 }
             }

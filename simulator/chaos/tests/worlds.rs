@@ -65,7 +65,7 @@ fn one_seed_is_one_schedule() {
 fn a_plan_is_a_plan_in_part() {
     let whole = options("hell", 7, 16);
     let acts = plan_of(&whole);
-    let part = Options { only: Some(vec![0, 3]), ..whole.clone() };
+    let part = Options { only: Some(vec![0, 3]), ..whole };
     assert_eq!(plan_of(&part), [acts[0].clone(), acts[3].clone()]);
     assert_eq!(run(&part).figures.acts, 2);
     assert!(part.command_line().ends_with("--devices 16 --only 0,3"), "{}", part.command_line());

@@ -5,6 +5,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -59,6 +60,8 @@ enum Broken {
     NotAnUpdate(#[from] serde_json::Error),
     #[error(transparent)]
     OutOfStep(#[from] OutOfStep),
+    #[error("reading it panicked: see standard error")]
+    Panicked,
 }
 
 /// Keeps `policy` as the coordinator says.
@@ -98,9 +101,11 @@ fn run(agent: &ureq::Agent, source: &PolicySource, policy: &PolicyHandle, stoppe
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
-        let broken = match read_stream(agent, source, policy) {
-            Err(broken) => broken,
-            Ok(never) => match never {},
+        // Whatever happens to one stream, another is begun: a broker that hears of no revocation must not go on unnoticed.
+        let broken = match panic::catch_unwind(AssertUnwindSafe(|| read_stream(agent, source, policy))) {
+            Ok(Err(broken)) => broken,
+            Ok(Ok(never)) => match never {},
+            Err(_) => Broken::Panicked,
         };
         gauge!("fleetkey_broker_policy_connected").set(0.0);
         if !matches!(stopped.try_recv(), Err(mpsc::TryRecvError::Empty)) {
