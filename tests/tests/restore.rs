@@ -8,7 +8,9 @@ use fleetkey_coordinator_core::records::{
 use fleetkey_coordinator_core::restore::{
     RestoredRows, Restoring, Revocation, Window, backup_in_place, restored_in_place,
 };
-use fleetkey_coordinator_core::{MemoryStore, Place, Policy, Standing, Store as _, Superseded};
+use fleetkey_coordinator_core::{
+    MemoryStore, Place, Policy, Row, Standing, Store as _, Superseded, Table, Write,
+};
 use fleetkey_tests::World;
 use fleetkey_wire::{DeviceId, GroupId, KeyEpoch};
 
@@ -353,4 +355,88 @@ fn one_backup_restored_twice_within_a_minute_issues_nothing_twice() {
     world.assert_current(group);
     assert_sound(&mut world);
     assert!(!world.coordinator.status(world.now).superseded);
+}
+
+fn cells(world: &World) -> Vec<(DeviceId, Vec<fleetkey_wire::CellId>)> {
+    let of =
+        |peer: &fleetkey_tests::Peer| peer.agent.status(world.now).groups.iter().map(|of| of.cell).collect();
+    world.peers.iter().map(|(id, peer)| (*id, of(peer))).collect()
+}
+
+#[test]
+fn an_original_that_lives_on_beside_a_restored_one_stops_and_takes_no_device_back() {
+    let mut world = World::new(120);
+    let devices = world.enroll(6);
+    let group = world.group("meters", SMALL, &devices);
+    let original = world.store.clone();
+    let restored = backup(&mut world).restored_rows(&now(&world));
+    replace(&mut world, &restored);
+    reconnect(&mut world);
+    world.run_for(60_000);
+    world.assert_current(group);
+    let settled = cells(&world);
+
+    world.store = original;
+    world.restart_coordinator();
+    reconnect(&mut world);
+    world.run_for(60_000);
+    assert!(world.coordinator.status(world.now).superseded, "devices of a later incarnation were heard");
+    assert_eq!(cells(&world), settled, "none was put out of its cell, or let into another");
+
+    // What would need a new key is refused, and said again when there is a coordinator for it.
+    let issued_before = issued(&mut world, group);
+    world.refused.clear();
+    world.feed(devices[0], &fleetkey_agent_core::Input::Leave { group });
+    world.run_for(10_000);
+    let names: Vec<&str> = world.refused.iter().map(fleetkey_wire::Named::name).collect();
+    assert_eq!(names, ["superseded"]);
+    assert_eq!(issued(&mut world, group), issued_before, "a superseded coordinator issues nothing");
+}
+
+#[test]
+fn a_statement_on_a_group_that_a_restore_has_lost_stops_nobody() {
+    let mut world = World::new(121);
+    let devices = world.enroll(3);
+    let backup = backup(&mut world);
+    world.group("lost", SMALL, &devices);
+    let statement = records::<KeyRecord>(&mut world.store).pop().expect("it has a key").statement.clone();
+    let restored = backup.restored_rows(&now(&world));
+    replace(&mut world, &restored);
+    let mut hand = fleetkey_tests::Hand::of(&mut world, devices[0]);
+    hand.connect(&mut world);
+    let hello = fleetkey_wire::Hello { generation: fleetkey_wire::Generation(1), cells: Vec::new() };
+    hand.say(&mut world, &fleetkey_wire::UpBody::Hello(hello)).expect("it is heard");
+    hand.say(&mut world, &fleetkey_wire::UpBody::Evidence { statement })
+        .expect("it is genuine, and of before");
+    assert!(!world.coordinator.status(world.now).superseded);
+}
+
+#[test]
+fn a_database_from_before_issued_keys_were_written_down_is_not_taken_for_a_copy() {
+    let mut world = World::new(122);
+    let devices = world.enroll(6);
+    let policy = Policy { rotation_threshold_percent: 50, overlap_seconds: 1, ..SMALL };
+    let group = world.group("meters", policy, &devices);
+    world.coordinator.rotate(group, world.now, &mut world.rng).expect("none is under way");
+    world.perform();
+    // Everybody has the next key and nobody has said so: the coordinator is updated just then.
+    let up: Vec<_> = std::mem::take(&mut world.wire).into_iter().collect();
+    for (topic, payload) in up {
+        world.deliver(topic, &payload);
+    }
+    world.wire.clear();
+    for device in &devices[3..] {
+        world.disconnect(*device);
+    }
+    let rows = world.store.rows(Table::Issued).expect("memory does not fail");
+    let forget = |row: &Row| Write { table: Table::Issued, key: row.key.clone(), value: None };
+    world.store.commit(&rows.iter().map(forget).collect::<Vec<_>>()).expect("memory does not fail");
+    world.restart_coordinator();
+    world.run_for(30_000);
+    for device in &devices[3..] {
+        world.connect(*device);
+    }
+    world.run_for(60_000);
+    assert!(!world.coordinator.status(world.now).superseded);
+    world.assert_current(group);
 }

@@ -233,7 +233,16 @@ impl Agent {
         Ok(())
     }
 
+    /// Shows the newest statement of a group, or of every group where none is named (all zero).
     fn show_newest(&mut self, group: GroupId, effects: &mut Effects) -> Result<(), Refused> {
+        if group == GroupId::from_bytes([0; 16]) {
+            let newest = self.groups.values().filter_map(|of| of.keys.newest());
+            let statements: Vec<Vec<u8>> = newest.map(|newest| newest.as_bytes().to_vec()).collect();
+            for statement in statements {
+                self.say(&UpBody::Evidence { statement }, effects);
+            }
+            return Ok(());
+        }
         let of = self.groups.get(&group).ok_or(Refused::UnknownGroup { group })?;
         let newest = of.keys.newest().ok_or(Refused::UnknownGroup { group })?;
         let statement = newest.as_bytes().to_vec();

@@ -16,24 +16,34 @@ pub(crate) struct Evidence(BTreeMap<GroupId, Exhibit>);
 #[derive(Debug)]
 struct Exhibit {
     statement: Vec<u8>,
+    incarnation: u32,
     is_shown: bool,
 }
 
 impl Evidence {
     pub(crate) fn restore(&mut self, group: GroupId, stored: &StoredEvidence) {
-        self.0.insert(group, Exhibit { statement: stored.statement.0.to_vec(), is_shown: false });
+        let statement = stored.statement.0.to_vec();
+        let said = SignedStatement::from_trusted(&statement).ok();
+        let incarnation = said.map_or(0, |signed| signed.statement().key_epoch.incarnation());
+        self.0.insert(group, Exhibit { statement, incarnation, is_shown: false });
     }
 
-    /// Keeps a statement, the first of its group. Returns whether it is the first.
+    /// Keeps a statement, the first of its group in an incarnation. Returns whether it is kept.
     pub(crate) fn keep(&mut self, statement: &SignedStatement, writes: &mut Writes) -> bool {
         let group = statement.statement().group;
-        if self.0.contains_key(&group) || self.0.len() >= MAX_EVIDENCE {
+        let incarnation = statement.statement().key_epoch.incarnation();
+        let is_kept = match self.0.get(&group) {
+            // What was before a restore has been settled by it.
+            Some(kept) => kept.incarnation >= incarnation,
+            None => self.0.len() >= MAX_EVIDENCE,
+        };
+        if is_kept {
             return false;
         }
         let bytes = statement.as_bytes().to_vec();
         let stored = StoredEvidence { statement: Bytes::of(&bytes) };
         writes.put(EntryKey::Evidence(group).to_string(), encode(&stored));
-        self.0.insert(group, Exhibit { statement: bytes, is_shown: false });
+        self.0.insert(group, Exhibit { statement: bytes, incarnation, is_shown: false });
         true
     }
 

@@ -10,8 +10,8 @@ use ed25519_dalek::VerifyingKey;
 use fleetkey_wire::error::Named;
 use fleetkey_wire::link::{BadLinkFrame, LinkRefused, StartSecret};
 use fleetkey_wire::{
-    DeviceId, DismissReason, DownBody, GroupId, Hello, KeyEpoch, Millis, Now, Pairwise, Reason,
-    SignedStatement, Suite, UpBody,
+    CellId, DeviceId, DismissReason, DownBody, GroupId, Hello, HelloCell, KeyEpoch, Millis, Now, Pairwise,
+    Reason, SignedStatement, Suite, UpBody,
 };
 use rand_core::CryptoRngCore;
 
@@ -28,6 +28,11 @@ use crate::records::{
     MemberRecord, MetaRecord, OutboxRecord, Outgoing, Place, Record, Standing, Superseded, WelcomeRecord,
 };
 use crate::store::{Store, Write};
+
+/// Asks for the newest statement of each group that a device is in.
+const EVERY_GROUP: GroupId = GroupId::from_bytes([0; 16]);
+/// The operator's reason for a revocation, in bytes.
+const MAX_REASON_BYTES: usize = 1_024;
 
 /// The coordinator of a fleet.
 #[derive(Debug)]
@@ -108,6 +113,9 @@ impl Coordinator {
         for record in read::<IssuedRecord>(store)? {
             let group = self.groups.get_mut(&record.group).ok_or_else(|| stray("a key", &record.group))?;
             group.issued.load(record);
+        }
+        for group in self.groups.values_mut() {
+            group.remember_live_keys(&mut self.context);
         }
         let mut group_of = BTreeMap::new();
         for record in read::<CellRecord>(store)? {
@@ -233,6 +241,9 @@ impl Coordinator {
                 group.take_update(device, cell, cell_epoch, proposal)?;
                 group.handle_timeout(&mut self.context, &mut self.devices, now, rng);
             }
+            UpBody::Leave { .. } if self.context.is_superseded() => {
+                return Err(UpRefused::Superseded { device });
+            }
             UpBody::Leave { group } => {
                 let not_a_member = UpRefused::NotAMember { device, group };
                 let group = self.groups.get_mut(&group).ok_or_else(|| not_a_member.clone())?;
@@ -275,30 +286,53 @@ impl Coordinator {
             device.say(&mut self.context, &DownBody::Certificate { chain });
         }
         let groups: Vec<GroupId> = device.groups.iter().copied().collect();
-        let mut known = BTreeSet::new();
-        let mut is_wanted = false;
-        for group in &groups {
-            let Some(group) = self.groups.get_mut(group) else { continue };
-            let cell = group.members.get(&id).and_then(crate::group::Member::cell);
-            is_wanted |= cell.is_none();
-            let shown = hello.cells.iter().find(|shown| Some(shown.cell) == cell);
-            known.extend(shown.map(|shown| shown.cell));
-            let shown = Shown { cell: shown, is_fresh };
+        let places: BTreeMap<GroupId, Option<CellId>> = groups
+            .iter()
+            .filter_map(|id_of| Some((*id_of, self.groups.get(id_of)?.members.get(&id)?.cell())))
+            .collect();
+        let strange: Vec<&HelloCell> = hello
+            .cells
+            .iter()
+            .filter(|shown| !places.values().any(|cell| *cell == Some(shown.cell)))
+            .collect();
+        let is_wanted = places.values().any(Option::is_none);
+        if self.meet_strange_cells(id, &strange, is_wanted) {
+            return Ok(());
+        }
+        for (group, cell) in places {
+            let Some(group) = self.groups.get_mut(&group) else { continue };
+            let shown = Shown { cell: hello.cells.iter().find(|shown| Some(shown.cell) == cell), is_fresh };
             group.catch_up(&mut self.context, &mut self.devices, id, &shown, now);
         }
         let Some(device) = self.devices.get_mut(&id) else { return Ok(()) };
-        // A device that is to come in may be in that group through a cell of before a restore: it goes on with the
-        // key it has until its Welcome takes the cell's place.
-        let strange = |cell: &fleetkey_wire::CellId| !is_wanted && !known.contains(cell);
-        for stranger in hello.cells.iter().map(|shown| shown.cell).filter(strange) {
-            let group = GroupId::from_bytes([0; 16]);
-            let reason = DismissReason::NotAMember;
-            device.say(&mut self.context, &DownBody::Dismiss { group, cell: stranger, reason });
-        }
         if groups.is_empty() {
             device.refill(&mut self.context, Suite::default(), now);
         }
         Ok(())
+    }
+
+    /// Cells that a device is in, and not by this coordinator's doing now: it was put out of them, or let in by another.
+    /// Whether that other one is later, and the device not this coordinator's to bring anywhere.
+    fn meet_strange_cells(&mut self, id: DeviceId, strange: &[&HelloCell], is_wanted: bool) -> bool {
+        let incarnation = self.context.meta.incarnation;
+        let Some(device) = self.devices.get_mut(&id).filter(|_| !strange.is_empty()) else { return false };
+        // Whatever it is told, first it shows by whose word it is there.
+        device.say(&mut self.context, &DownBody::RequestEvidence { group: EVERY_GROUP });
+        let is_later = strange.iter().any(|shown| shown.key_epoch.incarnation() > incarnation);
+        if is_later || self.context.is_superseded() {
+            return is_later;
+        }
+        for shown in strange {
+            // One that is to come in may be in its group through a cell of before a restore: it goes on with that key
+            // until its Welcome takes the cell's place.
+            if is_wanted && shown.key_epoch.incarnation() < incarnation {
+                continue;
+            }
+            let group = GroupId::from_bytes([0; 16]);
+            let reason = DismissReason::NotAMember;
+            device.say(&mut self.context, &DownBody::Dismiss { group, cell: shown.cell, reason });
+        }
+        false
     }
 
     fn handle_key_packages(
@@ -346,10 +380,12 @@ impl Coordinator {
         })
         .map_err(|why| UpRefused::Evidence { device, why })?;
         let said = *statement.statement();
-        let is_ours = self.groups.get(&said.group).is_some_and(|group| {
-            let digest = statement.digest().short();
-            !group.is_anothers(said.key_epoch, digest, self.context.meta.incarnation)
-        });
+        let incarnation = self.context.meta.incarnation;
+        let is_ours = match self.groups.get(&said.group) {
+            Some(group) => !group.is_anothers(said.key_epoch, statement.digest().short(), incarnation),
+            // A group that was made after the backup, before the restore: it is no more, and was ours.
+            None => said.key_epoch.incarnation() < incarnation,
+        };
         if is_ours || self.context.is_superseded() {
             return Ok(());
         }
@@ -510,6 +546,9 @@ impl Coordinator {
         rng: &mut dyn CryptoRngCore,
     ) -> Result<(), CommandError> {
         self.check_issuing()?;
+        if reason.len() > MAX_REASON_BYTES {
+            return Err(CommandError::ReasonTooLong { bytes: reason.len(), max: MAX_REASON_BYTES });
+        }
         if let Some(unknown) = devices.iter().find(|id| !self.devices.contains_key(id)) {
             return Err(CommandError::UnknownDevice(*unknown));
         }

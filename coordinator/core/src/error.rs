@@ -46,6 +46,12 @@ pub enum UpRefused {
         /// What it was.
         body: &'static str,
     },
+    /// This coordinator has stopped issuing; what would need a new key is to be said again later.
+    #[error("device {device} asks for what this coordinator, a copy or rolled back, does not do")]
+    Superseded {
+        /// The device.
+        device: DeviceId,
+    },
     /// It says hello again and again.
     #[error("device {device} says hello too often")]
     TooManyHellos {
@@ -138,6 +144,7 @@ impl Named for UpRefused {
             Self::Quarantined { .. } => "quarantined_device",
             Self::Link { why, .. } => why.name(),
             Self::NotFresh { .. } => "not_fresh",
+            Self::Superseded { .. } => "superseded",
             Self::TooManyHellos { .. } => "too_many_hellos",
             Self::NotAMember { .. } => "not_a_member",
             Self::NotInCell { .. } => "not_in_cell",
@@ -169,6 +176,14 @@ pub enum CommandError {
     /// The name cannot be used.
     #[error("the name {0:?} cannot be used: 1 to 64 bytes, no control characters, and not a UUID")]
     BadName(String),
+    /// The reason is longer than a reason need be.
+    #[error("the reason is {bytes} bytes long, at most {max} are kept")]
+    ReasonTooLong {
+        /// Its length.
+        bytes: usize,
+        /// What it may be.
+        max: usize,
+    },
     /// The device's key is no Ed25519 key to agree a secret with.
     #[error("device {device}: {why}")]
     BadKey {
@@ -218,6 +233,7 @@ impl Named for CommandError {
             Self::AlreadyEnrolled(_) => "already_enrolled",
             Self::NameTaken(_) => "name_taken",
             Self::BadName(_) => "bad_name",
+            Self::ReasonTooLong { .. } => "reason_too_long",
             Self::BadKey { .. } => "bad_key",
             Self::Revoked(_) => "revoked",
             Self::NotAMember { .. } => "not_a_member",

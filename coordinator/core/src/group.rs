@@ -197,6 +197,13 @@ impl Group {
         Ok(())
     }
 
+    /// Every live key is among those that were issued, also in a database from before they were written down.
+    pub(crate) fn remember_live_keys(&mut self, context: &mut Context) {
+        for key in self.keys.values() {
+            self.issued.remember(context, key.statement.statement());
+        }
+    }
+
     /// Takes in a stored cell.
     pub(crate) fn load_cell(&mut self, record: &CellRecord) -> Result<(), StoreError> {
         let managed = ManagedCell::restore(&record.snapshot).map_err(|error| StoreError::Corrupt {

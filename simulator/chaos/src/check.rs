@@ -12,7 +12,7 @@ use crate::world::{Runner, World};
 /// What `docs/LIMITS.md` says of rows.
 const KEPT_COMMITS: usize = 16;
 const KEY_PACKAGES_PER_DEVICE: usize = 2;
-const MAX_LIVE_KEYS: usize = 3;
+const MAX_LIVE_KEYS: usize = 2;
 /// A device keeps the private halves of so many.
 const MAX_DEVICE_KEY_PACKAGES: usize = 16;
 

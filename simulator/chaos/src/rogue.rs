@@ -24,6 +24,8 @@ pub(crate) struct Rogue {
     signer: LeafSigner,
     groups: Vec<(GroupId, KeyEpoch, ShortDigest)>,
     cells: Vec<(CellId, CellEpoch)>,
+    /// Genuine statements of any time: what was true once may still do harm.
+    statements: Vec<Vec<u8>>,
 }
 
 impl Rogue {
@@ -36,6 +38,7 @@ impl Rogue {
             signer: LeafSigner::new(&identity.seed()),
             groups: Vec::new(),
             cells: Vec::new(),
+            statements: Vec::new(),
         }
     }
 
@@ -46,6 +49,9 @@ impl Rogue {
 
     fn learn_statement(&mut self, statement: &[u8]) {
         let Ok(signed) = SignedStatement::from_trusted(statement) else { return };
+        if self.statements.len() < REMEMBERED {
+            self.statements.push(statement.to_vec());
+        }
         let said = signed.statement();
         self.groups.retain(|(group, _, _)| *group != said.group);
         self.groups.push((said.group, said.key_epoch, signed.digest().short()));
@@ -77,7 +83,8 @@ impl Rogue {
             }
             5 => {
                 bytes.truncate(200);
-                UpBody::Evidence { statement: bytes }
+                let old = self.statements.get(dice.below(self.statements.len() as u64 * 2) as usize);
+                UpBody::Evidence { statement: old.cloned().unwrap_or(bytes) }
             }
             _ => {
                 let (cell, cell_epoch) = cell?;

@@ -152,7 +152,10 @@ impl Group {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) {
-        if self.window_until.is_none_or(|until| now.mono < until) || context.is_superseded() {
+        if context.is_superseded() {
+            self.window_until = None;
+        }
+        if self.window_until.is_none_or(|until| now.mono < until) {
             return;
         }
         let may_rekey = self.in_flight.is_none() || self.record.policy.on_join == OnJoin::Next;

@@ -73,6 +73,10 @@ impl Group {
         if let Some(cell) = self.cells.get_mut(&cell) {
             cell.forget_welcome(context, device);
         }
+        if acknowledges && self.record.rotation.is_some() {
+            // It may have been the one that the rotation waited for.
+            self.tick_soon(now);
+        }
         context.event(Event::Confirmed { group, device, key_epoch, is_current: acknowledges });
         if self.in_flight.as_ref().is_some_and(|flight| flight.awaited == 0) {
             self.end_flight();

@@ -36,6 +36,7 @@ impl Group {
         rng: &mut dyn CryptoRngCore,
     ) {
         if context.is_superseded() {
+            self.cells.values_mut().for_each(|cell| cell.renewal = None);
             return;
         }
         let due: Vec<CellId> = self
