@@ -115,8 +115,10 @@ impl Evidence {
     }
 
     /// What is left of `window` when everything that is known is taken out of it.
+    /// What tells of a time that is still to come was written by a clock that was ahead: it covers nothing.
     pub(crate) fn uncertain(&self, window: Window) -> Vec<Window> {
         let mut covered = self.covered.clone();
+        covered.retain(|covered| covered.to_unix_seconds <= window.to_unix_seconds);
         covered.sort_unstable();
         let mut left = Vec::new();
         let mut from = window.from_unix_seconds;

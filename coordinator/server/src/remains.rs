@@ -55,6 +55,8 @@ pub(crate) fn read(path: &Path) -> Result<Remains, OpenError> {
     let mut remains = Remains { is_whole: true, ..Remains::default() };
     let mut times = Vec::new();
     for meta in remains.records::<MetaRecord>(&connection) {
+        // Beside a copy it was not the only one that revoked.
+        remains.is_whole &= meta.superseded.is_none();
         let shown = meta.superseded.map(|superseded| superseded.key_epoch.incarnation());
         remains.saw(shown.unwrap_or_default().max(meta.incarnation));
         times.extend(meta.superseded.map(|superseded| superseded.unix_seconds));

@@ -190,7 +190,7 @@ pub fn restore(options: RestoreOptions) -> Result<RestoreDone, RestoreError> {
                 look_at_replaced(&database, replace, &mut evidence)?;
             }
             let backup = read_backup(path, &master, identity.fleet)?;
-            let window = until_now(backup.taken_unix_seconds, now);
+            let window = until_now(uncertain_from(&backup), now);
             (backup, window)
         }
         RestoreFrom::InPlace => in_place(&database, &master, now)?,
@@ -264,12 +264,18 @@ fn look_at_replaced(database: &Path, replace: bool, evidence: &mut Evidence) -> 
 fn in_place(database: &Path, master: &MasterKey, now: u64) -> Result<(Backup, Window), RestoreError> {
     let mut store = SqliteStore::open(database, master)?;
     let backup = backup_in_place(&mut store)?;
-    // Another copy may have revoked devices ever since there was something to copy.
-    let from_unix_seconds = match backup.superseded {
-        Some(_) => u64::from(backup.incarnation) * INCARNATION_SECONDS,
+    let window = until_now(uncertain_from(&backup), now);
+    Ok((backup, window))
+}
+
+/// From when on revocations may have been made that the backup does not hold.
+fn uncertain_from(backup: &Backup) -> u64 {
+    match backup.superseded {
+        // Another copy may have revoked devices ever since there was something to copy. An incarnation can be ahead of
+        // the calendar.
+        Some(_) => (u64::from(backup.incarnation) * INCARNATION_SECONDS).min(backup.taken_unix_seconds),
         None => backup.taken_unix_seconds,
-    };
-    Ok((backup, until_now(from_unix_seconds, now)))
+    }
 }
 
 /// Never empty: much can happen in the second of a backup. A clock that was set back hides how long it was.
@@ -304,6 +310,13 @@ fn put_in_place(
         .map_err(RestoreError::from)
         .and_then(|mut store| Ok(doctor::examine(&mut store, about, now)?));
     let findings = made.inspect_err(|_| discard(&draft))?;
+    // What is still in its log would be left behind: it was closed on a disk that is full.
+    if SUFFIXES.iter().any(|suffix| !suffix.is_empty() && suffixed(&draft, suffix).exists()) {
+        discard(&draft);
+        return Err(RestoreError::Unsound {
+            finding: "the new database could not be completed: is the disk full?".into(),
+        });
+    }
     if let Some(finding) = findings.first().filter(|finding| finding.severity() == Severity::Broken) {
         discard(&draft);
         return Err(RestoreError::Unsound { finding: finding.to_string() });

@@ -101,6 +101,11 @@ impl World {
             Act::Restore => {
                 if let Some(backup) = self.operator.backup.take() {
                     self.end_copies();
+                    if self.hosts[0].dice.happens(350) {
+                        // The original was not dead: it lives on beside the restored one for a while.
+                        let length = self.hosts[0].dice.within((10_000, 180_000));
+                        self.copy_coordinator(length);
+                    }
                     self.restore(&backup);
                 }
             }

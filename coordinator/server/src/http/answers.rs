@@ -117,9 +117,10 @@ impl ApiError {
 fn status_of(refused: &CommandError) -> StatusCode {
     match refused {
         CommandError::UnknownDevice(_) | CommandError::UnknownGroup(_) => StatusCode::NOT_FOUND,
-        CommandError::BadName(_) | CommandError::BadKey { .. } | CommandError::BadPolicy(_) => {
-            StatusCode::BAD_REQUEST
-        }
+        CommandError::BadName(_)
+        | CommandError::ReasonTooLong { .. }
+        | CommandError::BadKey { .. }
+        | CommandError::BadPolicy(_) => StatusCode::BAD_REQUEST,
         CommandError::AlreadyEnrolled(_)
         | CommandError::NameTaken(_)
         | CommandError::Revoked(_)
