@@ -288,3 +288,34 @@ fn a_lost_welcome_is_sent_again() {
     world.assert_current(group);
     assert_eq!(world.coordinator.group_status(group, world.now).expect("there").members, 9);
 }
+
+#[test]
+fn a_device_set_back_to_before_an_update_of_its_own_comes_in_afresh() {
+    let mut world = World::new(13);
+    let devices = world.enroll(8);
+    let policy = Policy {
+        cell_capacity: 8,
+        rotation_interval_seconds: 0,
+        cell_max_age_seconds: 600,
+        ..Policy::default()
+    };
+    let group = world.group("meters", policy, &devices);
+    let old = world.stored(devices[2]);
+    // Its cell is renewed, with an update of this device among those that the commit covers.
+    world.run_for(700_000);
+    world.coordinator.rekey(group, world.now, &mut world.rng).expect("it can be rekeyed");
+    world.perform();
+    world.run_for(5_000);
+    world.assert_current(group);
+
+    let peer = world.peer(devices[2]);
+    peer.store = fleetkey_agent_core::MemoryStore::default();
+    let mut writes = fleetkey_agent_core::Writes::default();
+    for (key, value) in &old {
+        writes.put(key.clone(), value.clone());
+    }
+    fleetkey_agent_core::Store::commit(&mut peer.store, &writes).expect("memory does not fail");
+    world.restart(devices[2]);
+    world.run_for(3 * 3_600_000);
+    world.assert_current(group);
+}

@@ -72,6 +72,8 @@ pub(crate) struct Cell {
     pub(crate) last_path_unix_seconds: u64,
     pub(crate) commits: BTreeMap<CellEpoch, CommitRecord>,
     pub(crate) welcomes: BTreeMap<DeviceId, PendingWelcome>,
+    /// Members that were sent commits again, from which epoch on and how often, since this start.
+    pub(crate) replayed: BTreeMap<DeviceId, (CellEpoch, u8)>,
     pub(crate) renewal: Option<renew::Renewal>,
 }
 
@@ -216,6 +218,7 @@ impl Group {
             last_path_unix_seconds: record.last_path_unix_seconds,
             commits: BTreeMap::new(),
             welcomes: BTreeMap::new(),
+            replayed: BTreeMap::new(),
             renewal: None,
         };
         self.cells.insert(record.id, cell);

@@ -14,6 +14,9 @@ use crate::records::{Place, Standing};
 
 /// A Welcome is sent again this often before the device must come in afresh.
 const WELCOMES_AGAIN: u8 = 2;
+/// Commits are sent again this often to a member that stays where it is, before it must come in afresh: one that was
+/// set back to an old image cannot follow a commit that covers an update of its own that it does not know.
+const REPLAYS: u8 = 4;
 const DAY_SECONDS: u64 = 24 * 3600;
 
 /// A hello, as far as it concerns one group.
@@ -51,6 +54,9 @@ impl Group {
         match way {
             Way::Statement => self.send_statements(context, device, cell_id),
             Way::Replay { from } => {
+                if shown.is_fresh {
+                    self.count_replay(cell_id, id, from);
+                }
                 self.send_commits(context, device, cell_id, from);
                 self.send_statements(context, device, cell_id);
             }
@@ -77,7 +83,11 @@ impl Group {
                 .commits
                 .get(&shown.cell_epoch)
                 .is_some_and(|commit| commit.authenticator == shown.authenticator.0);
-            if is_of_our_past && cell.has_commits_from(shown.cell_epoch) {
+            let is_stuck = cell
+                .replayed
+                .get(&id)
+                .is_some_and(|(from, times)| *from == shown.cell_epoch && *times >= REPLAYS);
+            if is_of_our_past && !is_stuck && cell.has_commits_from(shown.cell_epoch) {
                 return Some(Way::Replay { from: shown.cell_epoch });
             }
         }
@@ -86,6 +96,15 @@ impl Group {
                 && (welcome.record.epoch == current || cell.has_commits_from(welcome.record.epoch))
         });
         Some(if is_on_its_way { Way::Welcome } else { Way::FreshJoin })
+    }
+
+    fn count_replay(&mut self, cell: CellId, id: DeviceId, from: CellEpoch) {
+        let Some(cell) = self.cells.get_mut(&cell) else { return };
+        let replayed = cell.replayed.entry(id).or_insert((from, 0));
+        if replayed.0 != from {
+            *replayed = (from, 0);
+        }
+        replayed.1 = replayed.1.saturating_add(1);
     }
 
     /// All is well with this member: nothing that was kept for it is needed any more.
@@ -102,6 +121,11 @@ impl Group {
         }
         self.forget_welcome_of(context, id);
         self.afresh.remove(&id);
+        if let Some(cell) = self.members.get(&id).and_then(super::Member::cell)
+            && let Some(cell) = self.cells.get_mut(&cell)
+        {
+            cell.replayed.remove(&id);
+        }
         if let Some(device) = devices.get_mut(&id) {
             device.lost.remove(&self.record.id);
             device.refill(context, self.record.policy.suite, now);

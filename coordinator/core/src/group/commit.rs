@@ -105,6 +105,7 @@ impl Group {
             last_path_unix_seconds: now.unix_seconds,
             commits: BTreeMap::new(),
             welcomes: BTreeMap::new(),
+            replayed: BTreeMap::new(),
             renewal: None,
         };
         self.cells.insert(id, cell);
@@ -254,11 +255,15 @@ impl Group {
             }
             if let Some(cell) = self.cells.get_mut(&cell) {
                 cell.forget_welcome(context, *gone);
+                cell.replayed.remove(gone);
             }
         }
         for joined in committed.welcomes.keys().copied() {
             self.ready.remove(&joined);
             self.afresh.remove(&joined);
+            if let Some(cell) = self.cells.get_mut(&cell) {
+                cell.replayed.remove(&joined);
+            }
             if let Some(device) = devices.get_mut(&joined) {
                 device.lost.remove(&group);
             }
