@@ -171,6 +171,8 @@ pub(crate) struct World {
     /// Key epochs that forged wraps were made for.
     pub(crate) forgeries: Vec<(GroupId, fleetkey_wire::KeyEpoch)>,
     pub(crate) broker_back_at: u64,
+    /// Whether there ever was a copy of the coordinator, which forks its cells.
+    pub(crate) was_copied: bool,
     /// Whether the faults have stopped.
     pub(crate) is_healed: bool,
     pub(crate) model: Model,
@@ -207,6 +209,7 @@ impl World {
             cells_ever: BTreeSet::new(),
             forgeries: Vec::new(),
             broker_back_at: 0,
+            was_copied: false,
             is_healed: false,
             model: Model::default(),
             figures: Figures::default(),
