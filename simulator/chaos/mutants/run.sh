@@ -74,7 +74,7 @@ header() { sed -n "/^diff /q; s/^$1: //p" "$2"; }
 
 if [ "$mode" = list ]; then
     for patch in "${patches[@]}"; do
-        printf '%-34s %s\n' "$(basename "$patch" .patch)" "$(header Bug "$patch")"
+        printf '%-46s %s\n' "$(basename "$patch" .patch)" "$(header Bug "$patch")"
     done
     exit 0
 fi
@@ -140,11 +140,11 @@ for patch in "${patches[@]}"; do
     fi
     take_out
     [ -n "$found" ] || failed=1
-    line=$(printf '%-34s %-46s %5s %6ss' "$name" "$rule" "$needed" $((SECONDS - began)))
+    line=$(printf '%-46s %-51s %5s %6ss' "$name" "$rule" "$needed" $((SECONDS - began)))
     echo "$line"
     results+=("$line")
 done
 
-printf '\n%-34s %-46s %5s %7s\n' "planted" "found by" "seeds" "took"
+printf '\n%-46s %-51s %5s %7s\n' "planted" "found by" "seeds" "took"
 printf '%s\n' "${results[@]}"
 exit $failed
