@@ -42,3 +42,11 @@ faults STOP_SECONDS="20" AWAY_SECONDS="20": binaries
 [private]
 binaries:
     cargo build --release --locked --bins -p fleetkey-coordinator -p fleetkey-agent -p fleetkey-broker
+
+# Known bugs planted one at a time, and which rule of the simulation finds each. `just mutants 06 11` for some of them.
+mutants *NAMES:
+    simulator/chaos/mutants/run.sh {{NAMES}}
+
+# Whether every planted bug still applies to the tree.
+mutants-check:
+    simulator/chaos/mutants/run.sh --check

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use fleetkey_coordinator_core::doctor::{self, About, Severity};
-use fleetkey_coordinator_core::{Coordinator, GroupStatus, MemoryStore, Place, Store as _, Table, Writer};
+use fleetkey_coordinator_core::{
+    Coordinator, GroupStatus, MemoryStore, Place, Standing, Store as _, Table, Writer,
+};
 use fleetkey_wire::{DeviceId, GroupId};
 
 use crate::model::{Rule, Voice};
@@ -60,6 +62,7 @@ impl World {
         if !self.is_operator_idle() {
             self.broken(Rule::EveryoneEndsCurrent, "an order of the operator cannot be carried out".into());
         }
+        self.check_revoked();
         let now = self.hosts[0].clock.now(self.time);
         for number in 0..self.groups.len() {
             let Some(coordinator) = self.hosts[0].writer.as_mut().and_then(Writer::coordinator) else {
@@ -73,6 +76,19 @@ impl World {
                 self.check_member(number, group, &status, &member);
             }
             self.check_traffic(number, group);
+        }
+    }
+
+    /// Revoked is for ever.
+    fn check_revoked(&mut self) {
+        let Some(coordinator) = self.hosts[0].writer.as_mut().and_then(Writer::coordinator) else { return };
+        let is_back = |device: &&DeviceId| {
+            let standing = coordinator.device(**device).map(|known| &known.standing);
+            !matches!(standing, Some(Standing::Revoked { .. }))
+        };
+        if let Some(device) = self.operator.revoked.iter().find(is_back) {
+            let what = format!("{device} was revoked, and the coordinator knows nothing of it");
+            self.broken(Rule::RemovedLearnsNothing, what);
         }
     }
 

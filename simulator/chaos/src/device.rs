@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use fleetkey_agent_core::{AgentConfig, Input, Keeper, Kept, Output, Status};
+use fleetkey_agent_core::{AgentConfig, Input, Keeper, Kept, Output, Refused, Status};
 use fleetkey_identity::IdentityKey;
-use fleetkey_wire::{DeviceId, GroupId, Named as _, Topic};
+use fleetkey_wire::{BadWrap, DeviceId, GroupId, Named as _, Topic};
 
 use crate::dice::Dice;
 use crate::disk::DeviceDisk;
@@ -288,6 +288,11 @@ impl World {
         match handled {
             Ok(Ok(Kept { outputs, refused })) => {
                 if let Some(refused) = &refused {
+                    if let Refused::Wrap(BadWrap::DoesNotOpen { .. }) = refused
+                        && let Input::Message { topic: topic @ Topic::Cell { .. }, payload } = input
+                    {
+                        self.check_genuine(runner, topic, payload);
+                    }
                     *self.figures.device_refusals.entry(refused.name()).or_default() += 1;
                     if has_stored {
                         self.check_untouched(runner, refused.name());
@@ -300,6 +305,11 @@ impl World {
                     if has_stored { self.devices[runner].disk.health().dies_after_messages() } else { None };
                 self.may_be_back(runner);
                 self.perform(runner, outputs, dies_after);
+                if self.devices[runner].disk.health().is_dead() {
+                    // Killed at its transaction, whatever it makes of that.
+                    self.kill_device(runner);
+                    self.start_later(runner, 1_000);
+                }
             }
             Ok(Err(_)) => {
                 if self.devices[runner].disk.health().is_dead() {
@@ -369,6 +379,15 @@ impl World {
             .collect();
         let judged = self.model.holds(runner, device.id, groups);
         self.judge(judged);
+    }
+
+    /// A frame that does not open was changed on its way, or made by a copy: the coordinator made none like it.
+    fn check_genuine(&mut self, runner: Runner, topic: Topic, payload: &[u8]) {
+        if !self.was_copied && self.hosts[0].is_its_own(topic, payload) {
+            let what =
+                format!("{} cannot open a frame on {topic}, which is genuine", self.devices[runner].id);
+            self.broken(Rule::WhatIsSaidOpens, what);
+        }
     }
 
     /// A refused input may leave evidence behind, and time that has passed; nothing else.

@@ -35,6 +35,7 @@ impl World {
         self.is_healed = true;
         self.weather = Weather::CALM;
         self.broker_back_at = 0;
+        self.edits_to_come = 0;
         self.end_copies();
         for host in &mut self.hosts {
             host.disk.health().is_full.set(false);

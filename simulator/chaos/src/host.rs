@@ -80,6 +80,11 @@ impl Host {
     pub(crate) fn has_said(&mut self, said: BTreeSet<u64>) {
         self.said = said;
     }
+
+    /// Whether it has said this, to this cell.
+    pub(crate) fn is_its_own(&self, topic: Topic, payload: &[u8]) -> bool {
+        self.said.contains(&fingerprint(topic, payload))
+    }
 }
 
 /// What a transaction is about to say.
@@ -304,6 +309,8 @@ impl World {
 
     /// A transaction did not come to its end.
     fn failed(&mut self, at: usize, why: &str) {
+        // Whatever is queued now, the connection takes: it knows of no transaction.
+        self.drain(at, None);
         let health = self.hosts[at].disk.health();
         let (is_dead, is_full) = (health.is_dead(), health.is_full.get());
         if is_dead {

@@ -7,7 +7,7 @@ use fleetkey_wire::wrap::{WrapContext, wrap};
 use fleetkey_wire::{CellFrame, CellId, GroupSecret, SignedStatement, StatementAndWrap, Topic};
 
 use crate::dice::Dice;
-use crate::world::{Runner, World};
+use crate::world::{Due, Runner, World};
 
 /// Frames that the broker remembers.
 const REMEMBERED: usize = 4_096;
@@ -70,24 +70,31 @@ impl World {
         }
     }
 
-    /// Old frames with a change.
+    /// Old frames with a change, and soon as many new ones.
     pub(crate) fn edit(&mut self, frames: u64) {
         for _ in 0..frames {
             let Some((topic, payload)) = self.recorder.any(&mut self.hostile_dice) else { return };
-            let mut edited = payload.to_vec();
-            let dice = &mut self.hostile_dice;
-            let at = dice.below(edited.len() as u64) as usize;
-            match dice.below(4) {
-                0 => edited.truncate(at),
-                1 => edited.push(dice.number() as u8),
-                2 => edited.insert(at, dice.number() as u8),
-                _ => {
-                    if let Some(byte) = edited.get_mut(at) {
-                        *byte ^= 1 << dice.below(8);
-                    }
-                }
-            }
-            self.pass_on(topic, &edited.into());
+            let edited = edited(&payload, &mut self.hostile_dice);
+            self.pass_on(topic, &edited);
+        }
+        self.edits_to_come += frames;
+    }
+
+    /// A frame for a cell comes with a change, before it comes as it is.
+    pub(crate) fn edit_new(&mut self, topic: Topic, payload: &Rc<[u8]>) {
+        if self.edits_to_come > 0 && matches!(topic, Topic::Cell { .. }) {
+            self.edits_to_come -= 1;
+            let edited = edited(payload, &mut self.edit_dice);
+            self.hurry(topic, &edited);
+        }
+    }
+
+    /// To everybody who listens, before whatever the coordinator sends.
+    fn hurry(&mut self, topic: Topic, payload: &Rc<[u8]>) {
+        for listener in self.subscribers.get(&topic).into_iter().flatten().copied().collect::<Vec<_>>() {
+            let session = self.devices[listener].session;
+            let payload = Rc::clone(payload);
+            self.after(0, Due::AtDevice { runner: listener, session, topic, payload });
         }
     }
 
@@ -132,12 +139,24 @@ impl World {
             let frame = CellFrame { cell_epoch: cell.epoch(), commit: None, rekey: Some(rekey) };
             let topic = Topic::Cell { fleet: self.fleet.id, cell: cell.context().cell };
             self.forgeries.push((signed.statement().group, signed.statement().key_epoch));
-            // It goes before whatever the coordinator sends.
-            for listener in self.subscribers.get(&topic).into_iter().flatten().copied().collect::<Vec<_>>() {
-                let session = self.devices[listener].session;
-                let payload: Rc<[u8]> = frame.encode().into();
-                self.after(0, crate::world::Due::AtDevice { runner: listener, session, topic, payload });
+            self.hurry(topic, &frame.encode().into());
+        }
+    }
+}
+
+/// The same with a change: cut short, longer, or with a bit that differs.
+fn edited(payload: &[u8], dice: &mut Dice) -> Rc<[u8]> {
+    let mut edited = payload.to_vec();
+    let at = dice.below(edited.len() as u64) as usize;
+    match dice.below(4) {
+        0 => edited.truncate(at),
+        1 => edited.push(dice.number() as u8),
+        2 => edited.insert(at, dice.number() as u8),
+        _ => {
+            if let Some(byte) = edited.get_mut(at) {
+                *byte ^= 1 << dice.below(8);
             }
         }
     }
+    edited.into()
 }

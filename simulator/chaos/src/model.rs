@@ -28,6 +28,9 @@ pub enum Rule {
     BadInputCostsItsSender,
     /// Decided, stored, then spoken: nothing is said before it is stored, and all of it is said.
     StoredThenSpoken,
+    /// Whoever is at the cell epoch that a frame of the coordinator's is for can open it: catch-up mends what was lost,
+    /// and hides nothing that was made wrong.
+    WhatIsSaidOpens,
     /// What is stored makes sense after every crash.
     StoreMakesSense,
     /// Queues, caches and logs stay within their limits.
@@ -48,6 +51,7 @@ impl Rule {
             Self::ConfirmedMeansHeld => "rule 6: confirmed means held",
             Self::BadInputCostsItsSender => "rule 7: bad input costs its sender",
             Self::StoredThenSpoken => "stored, then spoken",
+            Self::WhatIsSaidOpens => "what is said opens",
             Self::StoreMakesSense => "what is stored makes sense",
             Self::WithinLimits => "within limits",
             Self::NothingBreaks => "nothing breaks",

@@ -45,6 +45,7 @@ impl World {
             return;
         }
         self.recorder.record(topic, payload, &mut self.hostile_dice);
+        self.edit_new(topic, payload);
         self.pass_on(topic, payload);
     }
 

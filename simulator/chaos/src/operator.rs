@@ -272,6 +272,7 @@ impl World {
 
     /// Runs a copy of the coordinator beside it.
     pub(crate) fn copy_coordinator(&mut self, length: u64) {
+        self.was_copied = true;
         let image = self.hosts[0].disk.image();
         let number = self.hosts.len() as u64;
         let dice = Dice::of(self.seed, "host", number);
@@ -311,6 +312,7 @@ impl World {
     /// The coordinator's disk is as it was when it was copied, and it does not know.
     pub(crate) fn roll_back(&mut self) {
         let Some(image) = self.operator.snapshot.take() else { return };
+        self.was_copied = true;
         self.kill_host(0, 1_000);
         self.hosts[0].replace_disk(CoordinatorDisk::holding(image));
         self.hosts[0].voice = Voice::Copy;

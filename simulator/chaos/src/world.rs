@@ -164,6 +164,9 @@ pub(crate) struct World {
     pub(crate) weather_dice: Dice,
     pub(crate) hostile_dice: Dice,
     pub(crate) recorder: Recorder,
+    /// Frames for cells that the broker is yet to change.
+    pub(crate) edits_to_come: u64,
+    pub(crate) edit_dice: Dice,
     /// Since the last power cut.
     pub(crate) outage: crate::power::Outage,
     /// Every cell that there ever was.
@@ -171,6 +174,8 @@ pub(crate) struct World {
     /// Key epochs that forged wraps were made for.
     pub(crate) forgeries: Vec<(GroupId, fleetkey_wire::KeyEpoch)>,
     pub(crate) broker_back_at: u64,
+    /// Whether there ever was a copy of the coordinator, which forks its cells.
+    pub(crate) was_copied: bool,
     /// Whether the faults have stopped.
     pub(crate) is_healed: bool,
     pub(crate) model: Model,
@@ -203,10 +208,13 @@ impl World {
             weather_dice: Dice::of(seed, "weather", 0),
             hostile_dice: Dice::of(seed, "hostile", 0),
             recorder: Recorder::default(),
+            edits_to_come: 0,
+            edit_dice: Dice::of(seed, "edits", 0),
             outage: crate::power::Outage::default(),
             cells_ever: BTreeSet::new(),
             forgeries: Vec::new(),
             broker_back_at: 0,
+            was_copied: false,
             is_healed: false,
             model: Model::default(),
             figures: Figures::default(),
