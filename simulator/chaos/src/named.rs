@@ -16,13 +16,24 @@ pub struct Named {
     devices: usize,
 }
 
-const fn hell(name: &'static str, seed: u64) -> Named {
-    Named { name, profile: "hell", seed, devices: 200 }
+const fn world(name: &'static str, profile: &'static str, seed: u64, devices: usize) -> Named {
+    Named { name, profile, seed, devices }
 }
 
 /// All of them.
-pub const NAMED: &[Named] =
-    &[hell("onboarding_under_every_fault", 4), hell("restored_from_an_old_backup", 8)];
+pub const NAMED: &[Named] = &[
+    world("a_member_without_a_place_is_removed_with_a_new_key", "hell", 52, 200),
+    world("a_device_set_back_to_before_its_own_update_comes_back", "hell", 79, 200),
+    world("a_joiner_gets_no_older_secret", "hell", 8, 200),
+    world("a_leave_that_is_said_again_counts_once", "hell", 22, 200),
+    world("a_member_cannot_wrap_a_secret_of_its_own", "hell", 5, 200),
+    world("an_abandoned_key_epoch_is_never_issued_again", "hell", 3, 200),
+    world("onboarding_under_every_fault", "hell", 4, 200),
+    world("chance_without_malice", "storm", 12, 200),
+    world("a_bad_week_on_cellular_links", "rough", 7, 200),
+    world("nothing_goes_wrong", "calm", 9, 200),
+    world("a_power_cut_of_a_thousand", "power-cut", 1, 1_000),
+];
 
 impl Named {
     /// What to run.
