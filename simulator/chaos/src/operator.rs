@@ -120,6 +120,11 @@ impl World {
                 self.restore_in_place();
                 false
             }
+            // It says that it is not the one: the operator ends it, and turns to the other.
+            Err(CommandError::Superseded) => {
+                self.end_copy(at);
+                false
+            }
             Err(CommandError::Internal(why)) => {
                 self.broken(Rule::NothingBreaks, format!("a decision failed half-way: {why}"));
                 true
