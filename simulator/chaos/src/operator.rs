@@ -113,6 +113,10 @@ impl World {
                 if let (Order::CreateGroup { number, .. }, Some(group)) = (order, made) {
                     self.groups[*number] = Some(group);
                 }
+                if at != 0 && matches!(order, Order::Evict { .. }) {
+                    // What the copy did is lost with it: the operator says it again, until the one that counts has heard.
+                    self.operator.orders.push_back(order.clone());
+                }
                 self.done(order);
                 true
             }
