@@ -136,6 +136,9 @@ impl World {
             // It was done before, and the answer was lost; or it makes no sense any more.
             Err(_) => {
                 let _ = self.conclude(at);
+                if at != 0 && matches!(order, Order::Evict { .. }) {
+                    self.operator.orders.push_back(order.clone());
+                }
                 self.done(order);
                 true
             }
