@@ -16,8 +16,8 @@ Usage: run.sh [--check | --list] [NAME...]
 
 Each patch in simulator/chaos/mutants plants one bug. For each of them, or for those whose file names begin with a
 NAME (a number is enough): apply it to a copy of the tree as it is committed, build the simulation, run up to
-$seeds worlds, take the bug out again. A world that fails without the bug, too, does not count. In the end a table says which rule found which bug, and with how many seeds.
-The working tree is never touched.
+$seeds worlds, take the bug out again. A world that fails without the bug, too, does not count. In the end a table
+says which rule found which bug, and with how many seeds. The working tree is never touched.
 
   --check   Only see whether every patch applies to the working tree: takes a second.
   --list    Say what each patch plants.
