@@ -63,6 +63,10 @@ impl Evidence {
             .collect()
     }
 
+    pub(crate) fn statements(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.values().map(|exhibit| exhibit.statement.as_slice())
+    }
+
     pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> {
         self.0.keys().copied()
     }

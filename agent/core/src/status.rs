@@ -101,6 +101,11 @@ impl Agent {
         group.keys.key_epochs().filter_map(of).collect()
     }
 
+    /// The genuine statements that contradict what it held, as they came: what [`Status::alarms`] are about.
+    pub fn evidence(&self) -> impl Iterator<Item = &[u8]> {
+        self.evidence.statements()
+    }
+
     /// Who the device is.
     pub const fn device(&self) -> DeviceId {
         self.device

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fleetkey_coordinator_core::records::{IssuedRecord, Record as _};
 use fleetkey_coordinator_core::{Standing, Store as _, Table, Writer};
-use fleetkey_wire::{Commitment, GroupId, KeyEpoch};
+use fleetkey_wire::{Commitment, GroupId, KeyEpoch, SignedStatement};
 
 use crate::device::Mind;
 use crate::model::{Rule, Voice};
@@ -59,7 +59,8 @@ impl World {
         self.after(0, Due::Operator);
     }
 
-    /// A live device that holds what this coordinator never issued has told it so, and it has stopped.
+    /// A live device that holds what this coordinator never issued, or keeps it as evidence, has told it so: it has
+    /// stopped.
     fn check_detection(&mut self) {
         let now = self.hosts[0].clock.now(self.time);
         let rows = self.hosts[0].disk.rows(Table::Issued).unwrap_or_default();
@@ -91,18 +92,21 @@ impl World {
             let counts = device.is_honest()
                 && device.is_connected
                 && coordinator.device(device.id).is_some_and(|known| known.standing == Standing::Enrolled);
-            let strange = groups
-                .iter()
-                .flat_map(|group| {
-                    let held = keeper.agent().commitments(*group);
-                    held.into_iter().map(|(key_epoch, commitment)| (*group, key_epoch, commitment))
-                })
-                .find(is_strange);
+            let held = groups.iter().flat_map(|group| {
+                let held = keeper.agent().commitments(*group);
+                held.into_iter().map(|(key_epoch, commitment)| (*group, key_epoch, commitment))
+            });
+            let kept = keeper.agent().evidence().filter_map(|statement| {
+                let signed = SignedStatement::from_trusted(statement).ok()?;
+                let said = signed.statement();
+                Some((said.group, said.key_epoch, said.commitment))
+            });
+            let strange = held.chain(kept).find(is_strange);
             strange.filter(|_| counts).map(|(group, key_epoch, _)| (device.id, group, key_epoch))
         });
         if let Some((device, group, key_epoch)) = live {
             let what = format!(
-                "{device} holds {key_epoch} of {group}, which this coordinator did not issue, and it has not noticed"
+                "{device} holds, or has seen, a {key_epoch} of {group} that this coordinator did not issue, and it has not noticed"
             );
             self.broken(Rule::OneSecretPerKeyEpoch, what);
         }
