@@ -4,7 +4,7 @@ use fleetkey_mls::{CellContext, MemberCell, make_key_package, welcome_key_packag
 use fleetkey_wire::limits::{MAX_CELLS_PER_DEVICE, MAX_KEY_PACKAGES};
 use fleetkey_wire::link::{BadLinkFrame, LinkRefused, OpenedDown};
 use fleetkey_wire::{
-    CellId, DismissReason, DownBody, GroupId, KeyEpoch, Millis, Named, Suite, UpBody, Welcome,
+    CellId, DismissReason, DownBody, EVERY_GROUP, GroupId, KeyEpoch, Millis, Named, Suite, UpBody, Welcome,
 };
 use rand_core::CryptoRngCore;
 
@@ -233,9 +233,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Shows the newest statement of a group, or of every group where none is named (all zero).
+    /// Shows the newest statement of a group, or of each.
     fn show_newest(&mut self, group: GroupId, effects: &mut Effects) -> Result<(), Refused> {
-        if group == GroupId::from_bytes([0; 16]) {
+        if group == EVERY_GROUP {
             let newest = self.groups.values().filter_map(|of| of.keys.newest());
             let statements: Vec<Vec<u8>> = newest.map(|newest| newest.as_bytes().to_vec()).collect();
             for statement in statements {

@@ -10,8 +10,8 @@ use ed25519_dalek::VerifyingKey;
 use fleetkey_wire::error::Named;
 use fleetkey_wire::link::{BadLinkFrame, LinkRefused, StartSecret};
 use fleetkey_wire::{
-    CellId, DeviceId, DismissReason, DownBody, GroupId, Hello, HelloCell, KeyEpoch, Millis, Now, Pairwise,
-    Reason, SignedStatement, Suite, UpBody,
+    CellId, DeviceId, DismissReason, DownBody, EVERY_GROUP, GroupId, Hello, HelloCell, KeyEpoch, Millis, Now,
+    Pairwise, Reason, SignedStatement, Suite, UpBody,
 };
 use rand_core::CryptoRngCore;
 
@@ -29,8 +29,6 @@ use crate::records::{
 };
 use crate::store::{Store, Write};
 
-/// Asks for the newest statement of each group that a device is in.
-const EVERY_GROUP: GroupId = GroupId::from_bytes([0; 16]);
 /// The operator's reason for a revocation, in bytes.
 const MAX_REASON_BYTES: usize = 1_024;
 

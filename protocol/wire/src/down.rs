@@ -13,6 +13,9 @@ use crate::limits::{
 use crate::suite::Suite;
 use crate::up::read_suite;
 
+/// In place of a group's id in [`DownBody::RequestEvidence`]: every group that the device is in. No group has this id.
+pub const EVERY_GROUP: GroupId = GroupId::from_bytes([0; 16]);
+
 /// A device's way into a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
@@ -92,7 +95,7 @@ pub enum DownBody {
         /// DER.
         chain: Vec<Vec<u8>>,
     },
-    /// Asks for the newest statement that the device holds of a group.
+    /// Asks for the newest statement that the device holds of a group, or of [`EVERY_GROUP`].
     RequestEvidence {
         /// The group.
         group: GroupId,

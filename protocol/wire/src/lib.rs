@@ -24,7 +24,7 @@ pub mod up;
 pub mod wrap;
 
 pub use confirm::Confirmation;
-pub use down::{DismissReason, DownBody, Welcome};
+pub use down::{DismissReason, DownBody, EVERY_GROUP, Welcome};
 pub use error::{BadFrame, BadStatement, BadWrap, Named};
 pub use frame::{CellFrame, CommitMessages, StatementAndWrap};
 pub use ids::{CellEpoch, CellId, DeviceId, FleetId, Generation, GroupId, KeyEpoch};

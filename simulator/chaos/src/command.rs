@@ -9,7 +9,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::hunt::{Hunted, hunt};
+use crate::hunt::{Hunted, hunt, spawn_for_worlds};
 use crate::minimise::minimise;
 use crate::named::NAMED;
 use crate::profile::Profile;
@@ -209,21 +209,15 @@ fn smaller(failing: &Hunted) -> Hunted {
     let bar = ProgressBar::new_spinner();
     bar.enable_steady_tick(Duration::from_millis(200));
     bar.set_message("making the plan smaller");
-    // The engine seals on this thread's own pool, as in a hunt.
     let (options, outcome) = std::thread::scope(|scope| {
         let body = || {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
-            debug_assert!(pool.is_ok(), "this thread has no pool yet");
             minimise(&failing.options, &failing.outcome, |options| {
                 let acts =
                     options.only.as_ref().map_or_else(|| "all".to_owned(), |only| only.len().to_string());
                 bar.set_message(format!("still fails with {acts} acts and {} devices", options.devices));
             })
         };
-        std::thread::Builder::new()
-            .stack_size(16 * 1024 * 1024)
-            .spawn_scoped(scope, body)
-            .expect("the system gives a thread")
+        spawn_for_worlds(scope, "smaller".to_owned(), body)
             .join()
             .unwrap_or_else(|_| (failing.options.clone(), failing.outcome.clone()))
     });

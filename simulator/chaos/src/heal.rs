@@ -12,7 +12,7 @@ use crate::world::{Due, Weather, World};
 
 const MINUTE: u64 = 60_000;
 /// How long a fleet is given to come to rest: several hello intervals, and the longest back-off.
-const REST_MINUTES: u64 = 90;
+const REST_MINUTES: u64 = 70;
 /// How long the operator needs to see that a coordinator is not the only one.
 const LOOK_MINUTES: u64 = 40;
 

@@ -428,7 +428,7 @@ impl World {
                 self.figures.confirmations += 1;
             }
             Event::Quarantined { device } if is_main => self.operator_hears_of_quarantine(*device),
-            Event::Superseded { .. } => self.operator_hears_of_superseded(at),
+            Event::Superseded { .. } => self.figures.superseded += 1,
             Event::Rekeyed { .. } => self.figures.rekeys += 1,
             Event::CaughtUp { by, .. } => *self.figures.catch_ups.entry(by.name()).or_default() += 1,
             Event::Left { .. }
@@ -452,8 +452,8 @@ impl World {
             if let Some(ticket) = message.ticket {
                 writer.settle(ticket, host.clock.now(self.time));
             }
-            let print = fingerprint(message.topic, &message.payload);
             if matches!(message.topic, Topic::Cell { .. }) {
+                let print = fingerprint(message.topic, &message.payload);
                 self.hosts[at].owed.remove(&print);
                 if !self.hosts[at].said.contains(&print) {
                     let what = format!("a frame for {} was sent, and never stored", message.topic);

@@ -138,7 +138,6 @@ impl World {
             };
             let frame = CellFrame { cell_epoch: cell.epoch(), commit: None, rekey: Some(rekey) };
             let topic = Topic::Cell { fleet: self.fleet.id, cell: cell.context().cell };
-            self.forgeries.push((signed.statement().group, signed.statement().key_epoch));
             self.hurry(topic, &frame.encode().into());
         }
     }

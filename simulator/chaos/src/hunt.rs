@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use crate::run::{Options, Outcome, run};
 
@@ -33,9 +33,6 @@ pub fn hunt(
     thread::scope(|scope| {
         for number in 0..threads.max(1) {
             let body = || {
-                // Sealing inside MLS is spread over threads otherwise, and every core has a world to itself.
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
-                debug_assert!(pool.is_ok(), "this thread has no pool yet");
                 while goes_on || has_failed.load(Ordering::Relaxed) == 0 {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= count {
@@ -51,14 +48,29 @@ pub fn hunt(
                     }
                 }
             };
-            thread::Builder::new()
-                .name(format!("world-{number}"))
-                .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, body)
-                .expect("the system gives a thread");
+            spawn_for_worlds(scope, format!("world-{number}"), body);
         }
     });
     let mut failures = failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     failures.sort_by_key(|hunted| hunted.options.seed);
     failures
+}
+
+/// A thread that worlds can run on, one after the other.
+pub(crate) fn spawn_for_worlds<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: String,
+    body: impl FnOnce() -> T + Send + 'scope,
+) -> ScopedJoinHandle<'scope, T> {
+    let on_one_core = || {
+        // Sealing inside MLS is spread over threads otherwise, and every core has a world to itself.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+        debug_assert!(pool.is_ok(), "this thread has no pool yet");
+        body()
+    };
+    thread::Builder::new()
+        .name(name)
+        .stack_size(STACK_BYTES)
+        .spawn_scoped(scope, on_one_core)
+        .expect("the system gives a thread")
 }

@@ -10,6 +10,7 @@ use fleetkey_coordinator_core::{
 use fleetkey_wire::{DeviceId, GroupId, Now};
 use rand_core::CryptoRngCore;
 
+use crate::device::Device;
 use crate::dice::Dice;
 use crate::disk::CoordinatorDisk;
 use crate::model::{Rule, Voice};
@@ -91,21 +92,12 @@ impl World {
         if !self.is_ready(at) {
             return false;
         }
-        let time = self.time;
-        let groups = self.groups.clone();
-        let keys: BTreeMap<Runner, (DeviceId, [u8; 32])> = self
-            .devices
-            .iter()
-            .enumerate()
-            .map(|(runner, device)| (runner, (device.id, device.identity.public_key())))
-            .collect();
         let host = &mut self.hosts[at];
-        let now = host.clock.now(time);
-        let mut rng = host.dice.clone();
+        let now = host.clock.now(self.time);
         let Some(coordinator) = host.writer.as_mut().and_then(Writer::coordinator) else { return false };
-        let given = give(coordinator, order, &groups, &keys, now, rng.rng());
-        host.dice = rng;
-        match given {
+        // What the copy did is lost with it: the operator says it again, until the one that counts has heard.
+        let is_to_be_said_again = at != 0 && matches!(order, Order::Evict { .. });
+        match give(coordinator, order, &self.groups, &self.devices, now, host.dice.rng()) {
             Ok(made) => {
                 if !self.conclude(at) {
                     return false;
@@ -113,8 +105,7 @@ impl World {
                 if let (Order::CreateGroup { number, .. }, Some(group)) = (order, made) {
                     self.groups[*number] = Some(group);
                 }
-                if at != 0 && matches!(order, Order::Evict { .. }) {
-                    // What the copy did is lost with it: the operator says it again, until the one that counts has heard.
+                if is_to_be_said_again {
                     self.operator.orders.push_back(order.clone());
                 }
                 self.done(order);
@@ -136,7 +127,7 @@ impl World {
             // It was done before, and the answer was lost; or it makes no sense any more.
             Err(_) => {
                 let _ = self.conclude(at);
-                if at != 0 && matches!(order, Order::Evict { .. }) {
+                if is_to_be_said_again {
                     self.operator.orders.push_back(order.clone());
                 }
                 self.done(order);
@@ -176,12 +167,6 @@ impl World {
         self.figures.quarantined += 1;
         self.operator.orders.push_back(Order::Release { device });
         self.operator_comes(REACTION_MILLISECONDS);
-    }
-
-    /// A coordinator that was shown to be a copy: the operator ends the copies, and gives the one that is left an
-    /// incarnation of its own.
-    pub(crate) fn operator_hears_of_superseded(&mut self, _at: usize) {
-        self.figures.superseded += 1;
     }
 
     pub(crate) fn end_copies(&mut self) {
@@ -391,7 +376,7 @@ fn give(
     coordinator: &mut Coordinator,
     order: &Order,
     groups: &[Option<GroupId>],
-    keys: &BTreeMap<Runner, (DeviceId, [u8; 32])>,
+    devices: &[Device],
     now: Now,
     rng: &mut dyn CryptoRngCore,
 ) -> Result<Option<GroupId>, CommandError> {
@@ -406,8 +391,9 @@ fn give(
             }
         }
         Order::Enroll { runner } => {
-            let (id, key) = keys[runner];
-            coordinator.enroll_device(id, &format!("device-{runner}"), key, now).map(|()| None)
+            let device = &devices[*runner];
+            let (name, key) = (format!("device-{runner}"), device.identity.public_key());
+            coordinator.enroll_device(device.id, &name, key, now).map(|()| None)
         }
         Order::Add { group, devices } => {
             let usable = |id: &DeviceId| {

@@ -134,7 +134,18 @@ fn storm() -> Profile {
 
 /// Everything, malice included.
 fn hell() -> Profile {
-    Profile { name: "hell", hostile_broker: 25, hostile_devices_percent: 4, copies_percent: 35, ..storm() }
+    Profile {
+        name: "hell",
+        minutes: 60,
+        commands: 15,
+        device_crashes: 24,
+        storms: 2,
+        restores_percent: 25,
+        hostile_broker: 25,
+        hostile_devices_percent: 4,
+        copies_percent: 25,
+        ..storm()
+    }
 }
 
 /// The power of the whole fleet fails, and comes back at once.

@@ -171,8 +171,6 @@ pub(crate) struct World {
     pub(crate) outage: crate::power::Outage,
     /// Every cell that there ever was.
     pub(crate) cells_ever: BTreeSet<Vec<u8>>,
-    /// Key epochs that forged wraps were made for.
-    pub(crate) forgeries: Vec<(GroupId, fleetkey_wire::KeyEpoch)>,
     pub(crate) broker_back_at: u64,
     /// Whether there ever was a copy of the coordinator, which forks its cells.
     pub(crate) was_copied: bool,
@@ -212,7 +210,6 @@ impl World {
             edit_dice: Dice::of(seed, "edits", 0),
             outage: crate::power::Outage::default(),
             cells_ever: BTreeSet::new(),
-            forgeries: Vec::new(),
             broker_back_at: 0,
             was_copied: false,
             is_healed: false,
