@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "fleetkey-coordinator",
         &[
             "fleetkey-coordinator-core",
+            "fleetkey-est",
             "fleetkey-identity",
             "fleetkey-mqtt",
             "fleetkey-policy",
@@ -35,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "fleetkey-wire",
         ],
     ),
+    ("fleetkey-est", &["fleetkey-identity", "fleetkey-wire"]),
     ("fleetkey-broker", &["fleetkey-identity", "fleetkey-policy", "fleetkey-wire"]),
     // It meets the others as processes.
     ("fleetkey-kills", &["fleetkey-identity", "fleetkey-wire"]),

@@ -25,7 +25,7 @@ impl CoordinatorCertificate {
         let identity = roots.verify(chain, None)?;
         let generation = match identity.role {
             Role::Coordinator { generation } => generation,
-            role @ (Role::Broker | Role::Operator { .. } | Role::Device(_)) => {
+            role @ (Role::Broker | Role::Registrar | Role::Operator { .. } | Role::Device(_)) => {
                 return Err(Refused::NotTheCoordinatorsCertificate { role: role.to_string() });
             }
         };

@@ -186,7 +186,7 @@ impl Agent {
         let identity = self.roots.verify(chain, None)?;
         let device = match identity.role {
             Role::Device(device) => device,
-            Role::Coordinator { .. } | Role::Broker | Role::Operator { .. } => {
+            Role::Coordinator { .. } | Role::Broker | Role::Registrar | Role::Operator { .. } => {
                 return Err(BadCertificate::KeyUsage { needed: "signing as a device" });
             }
         };

@@ -341,7 +341,11 @@ impl Settings {
         }
         match identity.role {
             Role::Device(device) if device == self.device => Ok(()),
-            other @ (Role::Device(_) | Role::Coordinator { .. } | Role::Broker | Role::Operator { .. }) => {
+            other @ (Role::Device(_)
+            | Role::Coordinator { .. }
+            | Role::Broker
+            | Role::Registrar
+            | Role::Operator { .. }) => {
                 Err(SettingsError::CertificateOfAnother { path, got: other.to_string(), device: self.device })
             }
         }

@@ -161,7 +161,8 @@ fn certified_party(certificates: Option<&[CertificateDer<'_>]>, own: FleetId) ->
     Ok(match role {
         Role::Coordinator { .. } => Party::Coordinator,
         Role::Broker => Party::Broker,
-        Role::Operator { .. } => Party::Operator,
+        // Neither has any business here.
+        Role::Registrar | Role::Operator { .. } => Party::Operator,
         Role::Device(device) => Party::Device(device),
     })
 }

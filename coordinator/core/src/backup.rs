@@ -1,6 +1,6 @@
 //! What a backup holds: the registry, groups and policies, who is in which group, the audit log, and what was issued.
 //!
-//! No MLS state, no group secret, no key package, no outbox: whoever is restored from this makes new cells and new
+//! No MLS state, no group secret, no key package, no claim, no outbox: whoever is restored from this makes new cells and new
 //! keys, and cannot reuse an old one. Leaves to [`crate::restore`] how a database is made of it, and to the service
 //! the file, its encryption and its checksum.
 
@@ -10,12 +10,15 @@ use fleetkey_wire::{DeviceId, GroupId};
 
 use crate::error::LoadError;
 use crate::records::{
-    AuditRecord, DeviceRecord, GroupRecord, IssuedRecord, MemberRecord, MetaRecord, Record, Superseded,
+    AuditRecord, CertificateRecord, DeviceRecord, GroupRecord, IssuedRecord, MemberRecord, MetaRecord,
+    Record, Superseded,
 };
 use crate::store::{Store, StoreError};
 
-/// The layout that this build writes and reads.
-pub const BACKUP_VERSION: u8 = 1;
+/// The layout that this build writes.
+pub const BACKUP_VERSION: u8 = 2;
+/// The oldest that it reads: it lacks certificates, and nothing else.
+const OLDEST_BACKUP_VERSION: u8 = 1;
 
 /// One device in one group, whatever its cell was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,6 +49,12 @@ pub struct Backup {
     pub audit: Vec<AuditRecord>,
     /// What key epochs were issued, and the commitments to their secrets.
     pub issued: Vec<IssuedRecord>,
+    /// Which certificates devices hold.
+    #[serde(default)]
+    pub certificates: Vec<CertificateRecord>,
+    /// The number of the newest revocation list.
+    #[serde(default)]
+    pub crl_number: u64,
 }
 
 /// Bytes that are no backup's contents.
@@ -83,6 +92,8 @@ impl Backup {
                 .collect(),
             audit: read(store)?,
             issued: read(store)?,
+            certificates: read(store)?,
+            crl_number: meta.crl_number,
         })
     }
 
@@ -108,7 +119,7 @@ impl Backup {
     /// [`BadBackup`].
     pub fn decode(bytes: &[u8]) -> Result<Self, BadBackup> {
         match bytes.split_first() {
-            Some((&BACKUP_VERSION, contents)) => {
+            Some((OLDEST_BACKUP_VERSION..=BACKUP_VERSION, contents)) => {
                 ciborium::from_reader(contents).map_err(|error| BadBackup::Unreadable(error.to_string()))
             }
             Some((&got, _)) => Err(BadBackup::OtherVersion { got }),

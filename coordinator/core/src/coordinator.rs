@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::VerifyingKey;
 use fleetkey_wire::error::Named;
+use fleetkey_wire::keys::BadPeerKey;
 use fleetkey_wire::link::{BadLinkFrame, LinkRefused, StartSecret};
 use fleetkey_wire::{
     CellId, DeviceId, DismissReason, DownBody, EVERY_GROUP, GroupId, Hello, HelloCell, KeyEpoch, Millis, Now,
@@ -18,14 +19,17 @@ use rand_core::CryptoRngCore;
 use crate::context::{Context, Setup};
 use crate::device::Device;
 use crate::effects::{Access, Effects, Event};
+use crate::enrolment::Desk;
 use crate::error::{CommandError, LoadError, Poisoned, UpRefused};
 use crate::group::catch_up::Shown;
 use crate::group::confirm::Claim;
 use crate::group::{Devices, Group, PendingWelcome};
+use crate::labels::Labels;
 use crate::policy::Policy;
 use crate::records::{
-    CellRecord, CommitRecord, DeviceRecord, GroupRecord, IssuedRecord, KeyPackageRecord, KeyRecord,
-    MemberRecord, MetaRecord, OutboxRecord, Outgoing, Place, Record, Standing, Superseded, WelcomeRecord,
+    CellRecord, CertificateRecord, ClaimRecord, CommitRecord, DeviceRecord, GroupRecord, IssuedRecord,
+    KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, Origin, OutboxRecord, Outgoing, Place, Record,
+    RequestRecord, Standing, Superseded, WelcomeRecord,
 };
 use crate::store::{Store, Write};
 
@@ -38,7 +42,8 @@ pub struct Coordinator {
     pub(crate) context: Context,
     pub(crate) devices: Devices,
     pub(crate) groups: BTreeMap<GroupId, Group>,
-    names: BTreeMap<String, DeviceId>,
+    pub(crate) names: BTreeMap<String, DeviceId>,
+    pub(crate) desk: Desk,
     group_names: BTreeMap<String, GroupId>,
 }
 
@@ -66,6 +71,7 @@ impl Coordinator {
             devices: BTreeMap::new(),
             groups: BTreeMap::new(),
             names: BTreeMap::new(),
+            desk: Desk::default(),
             group_names: BTreeMap::new(),
         };
         coordinator.load_devices(store)?;
@@ -86,7 +92,20 @@ impl Coordinator {
     fn load_devices(&mut self, store: &mut dyn Store) -> Result<(), LoadError> {
         for record in read::<DeviceRecord>(store)? {
             self.names.insert(record.name.clone(), record.id);
+            self.desk.keys.insert(record.public_key, record.id);
             self.devices.insert(record.id, Device::new(record));
+        }
+        for record in read::<CertificateRecord>(store)? {
+            if let Some(device) = self.devices.get_mut(&record.device) {
+                device.certificates.push(record);
+            }
+        }
+        for record in read::<ClaimRecord>(store)? {
+            self.desk.claims.insert(record.id, record);
+        }
+        for record in read::<RequestRecord>(store)? {
+            self.desk.keys.insert(record.public_key, record.device);
+            self.desk.requests.insert(record.device, record);
         }
         for record in read::<KeyPackageRecord>(store)? {
             if let Some(device) = self.devices.get_mut(&record.device) {
@@ -427,9 +446,10 @@ impl Coordinator {
         if self.names.contains_key(name) {
             return Err(CommandError::NameTaken(name.to_owned()));
         }
-        let own = self.context.setup.identity.signing_key();
-        Pairwise::agree(self.context.fleet(), id, own, &public_key)
-            .map_err(|why| CommandError::BadKey { device: id, why })?;
+        if let Some(other) = self.desk.keys.get(&public_key) {
+            return Err(CommandError::KeyInUse { device: id, other: *other });
+        }
+        self.check_key(id, &public_key).map_err(|why| CommandError::BadKey { device: id, why })?;
         let record = DeviceRecord {
             id,
             name: name.to_owned(),
@@ -438,13 +458,75 @@ impl Coordinator {
             enrolled_unix_seconds: now.unix_seconds,
             fresh_joins: 0,
             last_fresh_join_unix_seconds: 0,
+            labels: Labels::default(),
+            origin: Origin::Operator,
         };
+        self.register(record, name, now);
+        Ok(())
+    }
+
+    /// Whether a secret can be agreed with this key.
+    pub(crate) fn check_key(&self, id: DeviceId, public_key: &[u8; 32]) -> Result<(), BadPeerKey> {
+        let own = self.context.setup.identity.signing_key();
+        Pairwise::agree(self.context.fleet(), id, own, public_key).map(drop)
+    }
+
+    pub(crate) fn register(&mut self, record: DeviceRecord, detail: &str, now: Now) {
+        let id = record.id;
         self.context.put(&record);
-        self.context.audit(now, "enroll", id, name);
+        self.context.audit(now, "enroll", id, detail);
         self.context.strangers.forget(id);
         self.names.insert(record.name.clone(), id);
+        self.desk.keys.insert(record.public_key, id);
         self.devices.insert(id, Device::new(record));
+    }
+
+    /// Labels a device anew, and wants it in the groups that this selects. It leaves none.
+    ///
+    /// # Errors
+    /// When it is not enrolled, or revoked.
+    pub fn label_device(
+        &mut self,
+        id: DeviceId,
+        labels: Labels,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<(), CommandError> {
+        let device = self.devices.get_mut(&id).ok_or(CommandError::UnknownDevice(id))?;
+        if device.is_revoked() {
+            return Err(CommandError::Revoked(id));
+        }
+        self.context.audit(now, "label", id, &labels);
+        device.record.labels = labels;
+        self.context.put(&device.record);
+        self.want_where_selected(id, now, rng);
         Ok(())
+    }
+
+    /// Says which devices belong in a group by their labels: those that are enrolled now come in, and those that are
+    /// enrolled later. Without a selector nobody comes in by itself. How many of them are new to it.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownGroup`].
+    pub fn select_members(
+        &mut self,
+        group: GroupId,
+        selector: Option<Labels>,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<usize, CommandError> {
+        let record = &mut self.groups.get_mut(&group).ok_or(CommandError::UnknownGroup(group))?.record;
+        record.selector = selector.filter(|selector| !selector.is_empty());
+        self.context.put(record);
+        let shown = record.selector.clone().unwrap_or_default();
+        self.context.audit(now, "select", group, &shown);
+        let selected: Vec<DeviceId> = self
+            .devices
+            .values()
+            .filter(|device| !device.is_revoked() && shown.select(&device.record.labels))
+            .map(Device::id)
+            .collect();
+        self.add_members(group, &selected, now, rng)
     }
 
     /// Creates a group, with its first key.
@@ -472,6 +554,7 @@ impl Coordinator {
             oldest: KeyEpoch::default(),
             rotation: None,
             last_rekey_unix_seconds: now.unix_seconds,
+            selector: None,
         });
         let issued = group.issue(&mut self.context, Reason::Create, now, rng);
         self.check_done(issued)?;
@@ -659,7 +742,7 @@ fn cell_mut<'a>(
     groups.get_mut(group_of.get(&cell)?)?.cells.get_mut(&cell)
 }
 
-fn check_name(name: &str) -> Result<(), CommandError> {
+pub(crate) fn check_name(name: &str) -> Result<(), CommandError> {
     let is_uuid = name.parse::<DeviceId>().is_ok();
     let fits = (1..=fleetkey_wire::limits::MAX_GROUP_NAME_BYTES).contains(&name.len());
     if fits && !is_uuid && !name.chars().any(char::is_control) {

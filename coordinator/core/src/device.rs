@@ -7,7 +7,7 @@ use fleetkey_wire::link::{BadLinkFrame, CoordinatorLink, OpenedUp};
 use fleetkey_wire::{DeviceId, DownBody, GroupId, Millis, Now, Pairwise, Suite};
 
 use crate::context::Context;
-use crate::records::{DeviceRecord, KeyPackageRecord, Outgoing, Standing};
+use crate::records::{CertificateRecord, DeviceRecord, KeyPackageRecord, Outgoing, Standing};
 
 /// Key packages of one suite that are kept for a device.
 pub(crate) const STOCK_TARGET: u8 = 2;
@@ -30,6 +30,8 @@ pub(crate) struct Device {
     pub(crate) lost: BTreeSet<GroupId>,
     /// When it was last heard, since this start.
     pub(crate) heard: Option<Millis>,
+    /// The certificates it holds, as far as they are known.
+    pub(crate) certificates: Vec<CertificateRecord>,
     link: CoordinatorLink,
     /// Agreed at first need: an X25519 operation for each device at each start would be work for nothing.
     pairwise: Option<(Pairwise, LinkKey)>,
@@ -47,6 +49,7 @@ impl Device {
             groups: BTreeSet::new(),
             lost: BTreeSet::new(),
             heard: None,
+            certificates: Vec::new(),
             link: CoordinatorLink::default(),
             pairwise: None,
             stock: BTreeMap::new(),

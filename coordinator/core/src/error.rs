@@ -7,6 +7,7 @@ use fleetkey_wire::link::BadLinkFrame;
 use fleetkey_wire::{BadStatement, CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Suite};
 
 use crate::policy::BadPolicy;
+use crate::records::ClaimId;
 use crate::store::StoreError;
 
 /// A device's message that was refused. Nothing has changed but a counter.
@@ -215,6 +216,32 @@ pub enum CommandError {
     /// A rotation is under way already.
     #[error("a rotation of group {0} is under way already")]
     RotationUnderWay(GroupId),
+    /// The device has another key than the one named.
+    #[error("device {0} is enrolled with another key")]
+    OtherKey(DeviceId),
+    /// The key belongs to another device.
+    #[error("the key of device {device} is device {other}'s already")]
+    KeyInUse {
+        /// The device that was to have it.
+        device: DeviceId,
+        /// The one that has it.
+        other: DeviceId,
+    },
+    /// The device holds as many certificates as are remembered of one.
+    #[error("device {0} holds {max} certificates that have not expired, which is the limit", max = crate::certificates::MAX_CERTIFICATES)]
+    TooManyCertificates(DeviceId),
+    /// Nobody waits under this id.
+    #[error("no request of device {0} waits for an operator's word")]
+    NoRequest(DeviceId),
+    /// No such claim.
+    #[error("there is no claim {0}")]
+    UnknownClaim(ClaimId),
+    /// A claim that makes no sense.
+    #[error("a claim like this is not made: {0}")]
+    BadClaim(&'static str),
+    /// As many claims as may be.
+    #[error("there are {max} claims, which is the limit: end some", max = crate::enrolment::MAX_CLAIMS)]
+    TooManyClaims,
     /// This coordinator has stopped issuing: see [`crate::Event::Superseded`].
     #[error(
         "this coordinator is a copy, or was rolled back, and issues nothing: end the other copy, stop this one, and run `fleetkey restore --in-place`"
@@ -241,6 +268,13 @@ impl Named for CommandError {
             Self::NotQuarantined(_) => "not_quarantined",
             Self::BadPolicy(_) => "bad_policy",
             Self::RotationUnderWay(_) => "rotation_under_way",
+            Self::OtherKey(_) => "other_key",
+            Self::KeyInUse { .. } => "key_in_use",
+            Self::TooManyCertificates(_) => "too_many_certificates",
+            Self::NoRequest(_) => "no_request",
+            Self::UnknownClaim(_) => "unknown_claim",
+            Self::BadClaim(_) => "bad_claim",
+            Self::TooManyClaims => "too_many_claims",
             Self::Superseded => "superseded",
             Self::Internal(_) => "internal",
         }

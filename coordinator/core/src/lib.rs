@@ -6,14 +6,17 @@
 
 pub mod backup;
 mod behind;
+pub mod certificates;
 pub mod conformance;
 mod context;
 mod coordinator;
 mod device;
 pub mod doctor;
 mod effects;
+pub mod enrolment;
 mod error;
 mod group;
+mod labels;
 mod policy;
 pub mod records;
 pub mod restore;
@@ -27,6 +30,7 @@ pub use context::{Setup, Timing};
 pub use coordinator::Coordinator;
 pub use effects::{Access, CatchUp, Effects, Event, Publish};
 pub use error::{CommandError, LoadError, Poisoned, UpRefused};
+pub use labels::{BadLabels, Labels, MAX_LABEL_BYTES, MAX_LABELS};
 pub use policy::{BadPolicy, OnJoin, Policy};
 pub use records::{
     DeviceRecord, MemberRecord, OutboxRecord, Place, Restored, Rotation, Standing, Superseded, Table,

@@ -2,14 +2,19 @@
 //!
 //! Leaves to the store how rows are kept, and which are encrypted at rest (see [`Table::is_secret`]).
 
+mod enrolment;
+
 use fleetkey_wire::keys::SECRET_BYTES;
 use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Suite};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::labels::Labels;
 use crate::policy::Policy;
 use crate::store::{Row, StoreError, Write};
+
+pub use enrolment::{BadClaimId, CertificateRecord, ClaimId, ClaimRecord, Origin, RequestRecord};
 
 /// The version in front of every stored value that this build writes.
 pub const RECORD_VERSION: u8 = 1;
@@ -41,11 +46,17 @@ pub enum Table {
     Audit,
     /// [`IssuedRecord`] by group and key epoch.
     Issued,
+    /// [`CertificateRecord`] by device and serial number.
+    Certificate,
+    /// [`ClaimRecord`] by its id.
+    Claim,
+    /// [`RequestRecord`] by the device that it will be.
+    Request,
 }
 
 impl Table {
     /// Every table, in the order in which they are loaded.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::Device,
         Self::Group,
@@ -58,6 +69,9 @@ impl Table {
         Self::Outbox,
         Self::Audit,
         Self::Issued,
+        Self::Certificate,
+        Self::Claim,
+        Self::Request,
     ];
 
     /// Its name in the database.
@@ -75,6 +89,9 @@ impl Table {
             Self::Outbox => "outbox",
             Self::Audit => "audit",
             Self::Issued => "issued",
+            Self::Certificate => "certificate",
+            Self::Claim => "claim",
+            Self::Request => "request",
         }
     }
 
@@ -91,7 +108,10 @@ impl Table {
             | Self::KeyPackage
             | Self::Outbox
             | Self::Audit
-            | Self::Issued => false,
+            | Self::Issued
+            | Self::Certificate
+            | Self::Claim
+            | Self::Request => false,
         }
     }
 }
@@ -151,12 +171,20 @@ pub struct MetaRecord {
     /// until it is restored, which gives it an incarnation of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded: Option<Superseded>,
+    /// The number of the newest revocation list.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub crl_number: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl MetaRecord {
     /// Of a database that is neither restored nor superseded.
     pub const fn new(incarnation: u32) -> Self {
-        Self { incarnation, restored: None, superseded: None }
+        Self { incarnation, restored: None, superseded: None, crl_number: 0 }
     }
 }
 
@@ -229,6 +257,12 @@ pub struct DeviceRecord {
     pub fresh_joins: u32,
     /// When the last of them was.
     pub last_fresh_join_unix_seconds: u64,
+    /// What selectors of groups look at.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// The way by which it came in.
+    #[serde(default, skip_serializing_if = "Origin::is_operator")]
+    pub origin: Origin,
 }
 
 impl Record for DeviceRecord {
@@ -275,6 +309,9 @@ pub struct GroupRecord {
     pub rotation: Option<Rotation>,
     /// When the last rekey was, a rotation's activation included: the next rotation counts from here.
     pub last_rekey_unix_seconds: u64,
+    /// Devices that are enrolled with these labels belong in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Labels>,
 }
 
 impl Record for GroupRecord {

@@ -12,8 +12,9 @@ use fleetkey_wire::{DeviceId, GroupId, KeyEpoch};
 
 use crate::backup::{Backup, Membership};
 use crate::error::LoadError;
+use crate::labels::Labels;
 use crate::records::{
-    AuditRecord, DeviceRecord, MemberRecord, MetaRecord, Place, Record, Restored, Standing,
+    AuditRecord, DeviceRecord, MemberRecord, MetaRecord, Origin, Place, Record, Restored, Standing,
 };
 use crate::store::{Store, Write};
 
@@ -237,6 +238,8 @@ impl Draft {
             enrolled_unix_seconds: *unix_seconds,
             fresh_joins: 0,
             last_fresh_join_unix_seconds: 0,
+            labels: Labels::default(),
+            origin: Origin::default(),
         };
         self.devices.insert(*device, record);
     }
@@ -300,6 +303,7 @@ impl Draft {
                 former_incarnation: backup.incarnation,
             }),
             superseded: None,
+            crl_number: backup.crl_number,
         };
         let mut writes = vec![meta.put()];
         writes.extend(self.devices.values().map(Record::put));
@@ -323,6 +327,7 @@ impl Draft {
         }
         writes.extend(self.audit.values().map(Record::put));
         writes.extend(backup.issued.iter().map(Record::put));
+        writes.extend(backup.certificates.iter().map(Record::put));
         writes
     }
 }

@@ -1,7 +1,7 @@
 //! The stored format of a backup's contents stays what it is.
 
 use fleetkey_coordinator_core::backup::{Backup, Membership};
-use fleetkey_coordinator_core::records::{AuditRecord, GroupRecord, IssuedRecord};
+use fleetkey_coordinator_core::records::{AuditRecord, CertificateRecord, GroupRecord, IssuedRecord};
 use fleetkey_coordinator_core::{DeviceRecord, Policy, Standing, Superseded};
 use fleetkey_wire::{DeviceId, GroupId, KeyEpoch};
 
@@ -22,6 +22,8 @@ fn backup() -> Backup {
             enrolled_unix_seconds: 1,
             fresh_joins: 2,
             last_fresh_join_unix_seconds: 3,
+            labels: Default::default(),
+            origin: Default::default(),
         }],
         groups: vec![GroupRecord {
             id: GROUP,
@@ -33,6 +35,7 @@ fn backup() -> Backup {
             oldest: key_epoch,
             rotation: None,
             last_rekey_unix_seconds: 3,
+            selector: None,
         }],
         memberships: vec![Membership { group: GROUP, device: DEVICE }],
         audit: vec![AuditRecord {
@@ -48,6 +51,13 @@ fn backup() -> Backup {
             commitment: [0x88; 32],
             statements: vec![0x99; 16],
         }],
+        certificates: vec![CertificateRecord {
+            device: DEVICE,
+            serial: vec![0xaa; 16],
+            issuer: [0xbb; 8],
+            not_after_unix_seconds: 9,
+        }],
+        crl_number: 3,
     }
 }
 
@@ -55,4 +65,16 @@ fn backup() -> Backup {
 fn the_contents_of_a_backup_stay_what_they_are() {
     let encoded: String = backup().encode().iter().map(|byte| format!("{byte:02x}")).collect();
     insta::assert_snapshot!("backup_contents", encoded);
+}
+
+#[test]
+fn a_backup_of_the_first_layout_is_read() {
+    // As it was written: without certificates.
+    let bytes = include_str!("vectors/backup-1.hex").trim();
+    let bytes: Vec<u8> = (0..bytes.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&bytes[at..at + 2], 16).expect("the vector is hex"))
+        .collect();
+    let expected = Backup { certificates: Vec::new(), crl_number: 0, ..backup() };
+    assert_eq!(Backup::decode(&bytes), Ok(expected));
 }

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use fleetkey_coordinator_core::records::{
-    AuditRecord, CellRecord, CommitRecord, GroupRecord, IssuedRecord, KeyPackageRecord, KeyRecord,
-    MetaRecord, OutboxRecord, Outgoing, Record, Restored, Superseded, WelcomeRecord,
+    AuditRecord, CellRecord, CertificateRecord, ClaimRecord, CommitRecord, GroupRecord, IssuedRecord,
+    KeyPackageRecord, KeyRecord, MetaRecord, Origin, OutboxRecord, Outgoing, Record, RequestRecord, Restored,
+    Superseded, WelcomeRecord,
 };
 use fleetkey_coordinator_core::{
     DeviceRecord, MemberRecord, MemoryStore, Place, Policy, Rotation, Row, Standing, Store, StoreError,
@@ -48,6 +49,8 @@ fn rows() -> Vec<(&'static str, Write)> {
         enrolled_unix_seconds: 1,
         fresh_joins: 2,
         last_fresh_join_unix_seconds: 3,
+        labels: Default::default(),
+        origin: Default::default(),
     };
     let member = |place| MemberRecord {
         group: GROUP,
@@ -66,6 +69,55 @@ fn rows() -> Vec<(&'static str, Write)> {
                 incarnation: 7,
                 restored: Some(Restored { backup_unix_seconds: 1, unix_seconds: 2, former_incarnation: 6 }),
                 superseded: Some(Superseded { unix_seconds: 3, device: DEVICE, group: GROUP, key_epoch }),
+                crl_number: 0,
+            }
+            .put(),
+        ),
+        ("meta with a revocation list", MetaRecord { crl_number: 5, ..MetaRecord::new(7) }.put()),
+        (
+            "device labelled",
+            DeviceRecord {
+                labels: "site=hamburg,type=meter".parse().expect("they are labels"),
+                origin: Origin::Claim("0123456789abcdef".parse().expect("it is an id")),
+                ..device(Standing::Enrolled)
+            }
+            .put(),
+        ),
+        (
+            "certificate",
+            CertificateRecord {
+                device: DEVICE,
+                serial: vec![0x88; 16],
+                issuer: [0x99; 8],
+                not_after_unix_seconds: 9,
+            }
+            .put(),
+        ),
+        (
+            "claim",
+            ClaimRecord {
+                id: "0123456789abcdef".parse().expect("it is an id"),
+                note: "first hall".into(),
+                secret_digest: [0xaa; 32],
+                created_unix_seconds: 1,
+                expires_unix_seconds: 2,
+                uses: 3,
+                used: 1,
+                labels: "site=hamburg".parse().expect("they are labels"),
+                needs_approval: true,
+            }
+            .put(),
+        ),
+        (
+            "request",
+            RequestRecord {
+                device: DEVICE,
+                name: "meter".into(),
+                public_key: [0x44; 32],
+                origin: Origin::Manufacturer { manufacturer: "acme".into() },
+                labels: Default::default(),
+                unix_seconds: 1,
+                is_denied: false,
             }
             .put(),
         ),
@@ -84,6 +136,7 @@ fn rows() -> Vec<(&'static str, Write)> {
                 oldest: key_epoch,
                 rotation: Some(Rotation::Distributing { since_unix_seconds: 2 }),
                 last_rekey_unix_seconds: 3,
+                selector: None,
             }
             .put(),
         ),

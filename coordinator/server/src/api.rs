@@ -35,6 +35,110 @@ pub struct NewDevice {
     pub name: String,
 }
 
+/// `POST /v1/claims`: a pre-shared secret that lets devices in over EST.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewClaim {
+    /// For people: what it is for.
+    #[serde(default)]
+    pub note: String,
+    /// How many devices it lets in.
+    pub uses: u32,
+    /// How long it is good for.
+    pub valid_seconds: u64,
+    /// What those devices are labelled with: `key=value,key=value`.
+    #[serde(default)]
+    pub labels: String,
+    /// Whether each of them waits for an operator's word.
+    #[serde(default)]
+    pub needs_approval: bool,
+}
+
+/// A new claim. It is given out once: what is kept is a digest.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewClaimSecret {
+    /// Its id, which is no secret.
+    pub id: String,
+    /// `id:secret`: user and password for EST.
+    pub claim: String,
+    /// How many devices it lets in.
+    pub uses: u32,
+    /// Its last second.
+    pub expires_unix_seconds: u64,
+}
+
+impl Drop for NewClaimSecret {
+    fn drop(&mut self) {
+        self.claim.zeroize();
+    }
+}
+
+impl fmt::Debug for NewClaimSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NewClaimSecret({}, redacted)", self.id)
+    }
+}
+
+/// A claim, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimView {
+    /// Its id.
+    pub id: String,
+    /// For people: what it is for.
+    pub note: String,
+    /// How many devices it lets in.
+    pub uses: u32,
+    /// How many it has let in.
+    pub used: u32,
+    /// When it was made.
+    pub created_unix_seconds: u64,
+    /// Its last second.
+    pub expires_unix_seconds: u64,
+    /// What those devices are labelled with.
+    pub labels: String,
+    /// Whether each of them waits for an operator's word.
+    pub needs_approval: bool,
+}
+
+/// `GET /v1/claims`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimList {
+    /// Those that have not ended.
+    pub claims: Vec<ClaimView>,
+}
+
+/// A device that waits for an operator's word, or was denied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestView {
+    /// The id that it will have.
+    pub device: DeviceId,
+    /// The name that it will have, if it is free by then.
+    pub name: String,
+    /// The way by which it came.
+    pub origin: String,
+    /// What it will be labelled with.
+    pub labels: String,
+    /// Since when it waits.
+    pub unix_seconds: u64,
+    /// Whether an operator has said no.
+    pub is_denied: bool,
+}
+
+/// `GET /v1/requests`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestList {
+    /// The requests, in the order of their ids.
+    pub requests: Vec<RequestView>,
+}
+
+/// `POST /v1/devices/{device}/label`, `POST /v1/groups/{group}/select`: labels, or a selector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelText {
+    /// `key=value,key=value`; empty for none.
+    pub labels: String,
+}
+
 /// `POST /v1/devices/adopt`: enrol a device by the certificate that it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,6 +214,12 @@ pub struct DeviceView {
     pub name: String,
     /// Where it stands.
     pub standing: Standing,
+    /// What selectors of groups look at: `key=value,key=value`.
+    #[serde(default)]
+    pub labels: String,
+    /// The way by which it came in.
+    #[serde(default)]
+    pub origin: String,
     /// When it was enrolled.
     pub enrolled_unix_seconds: u64,
     /// Whether it was heard lately.

@@ -157,6 +157,8 @@ mod tests {
             memberships: Vec::new(),
             audit: Vec::new(),
             issued: Vec::new(),
+            certificates: Vec::new(),
+            crl_number: 0,
         }
     }
 

@@ -1,6 +1,8 @@
 //! The command line: what can be said, and which part of it does what.
 
 mod backup;
+mod ca;
+mod claim;
 mod client;
 mod device;
 mod doctor;
@@ -37,6 +39,9 @@ A fleet from nothing:
   fleetkey-agent --config pump-1/agent.toml &          the device
   fleetkey group add pumps pump-1 --wait               wait until it holds the key
 
+  fleetkey claim create --uses 40 --labels site=hamburg   a secret that lets 40 devices in over EST
+  fleetkey group create hamburg --select site=hamburg     and the group that they come into
+
   fleetkey revoke pump-1 --reason stolen --wait        end it, and move everybody else to a new key
   fleetkey status
 
@@ -66,6 +71,12 @@ enum Command {
     /// Make devices, and look at them.
     #[command(subcommand)]
     Device(device::DeviceCommand),
+    /// Make secrets that let devices in over EST.
+    #[command(subcommand)]
+    Claim(claim::ClaimCommand),
+    /// Look after the fleet's CA and its revocation list.
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Make groups, put devices in and take them out.
     #[command(subcommand)]
     Group(group::GroupCommand),
@@ -134,6 +145,8 @@ pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<
         Command::Init(init) => init.run(json, out),
         Command::Serve(serve) => serve.run(&client),
         Command::Device(command) => command.run(&Client::connect(&client)?, json, out),
+        Command::Claim(command) => command.run(&Client::connect(&client)?, json, out),
+        Command::Ca(command) => command.run(&client, json, out),
         Command::Group(command) => command.run(&Client::connect(&client)?, json, out),
         Command::Revoke(command) => command.run(&Client::connect(&client)?, json, out),
         Command::Rotate(command) => command.run(&Client::connect(&client)?, json, out),

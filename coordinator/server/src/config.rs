@@ -19,6 +19,9 @@ pub const ENVIRONMENT_PREFIX: &str = "FLEETKEY";
 /// The variable that holds the master key, where no file does.
 pub const MASTER_KEY_VARIABLE: &str = "FLEETKEY_MASTER_KEY";
 
+/// The variable that holds the passphrase of the CA's key, where no file does.
+pub const CA_PASSPHRASE_VARIABLE: &str = "FLEETKEY_CA_PASSPHRASE";
+
 /// Where a broker is looked for that was not named.
 pub const DEFAULT_BROKER_URL: &str = "mqtts://localhost:8883";
 
@@ -39,10 +42,77 @@ pub struct Config {
     pub api: ApiConfig,
     /// The connection to the broker.
     pub broker: BrokerConfig,
+    /// Who is let in, and how long certificates are valid.
+    pub enrolment: EnrolmentConfig,
+    /// Manufacturers whose devices are let in by their own certificates.
+    pub manufacturers: Vec<ManufacturerConfig>,
     /// Intervals.
     pub timing: TimingConfig,
     /// Logs.
     pub log: LogConfig,
+}
+
+/// Who is let in, and how long certificates are valid.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EnrolmentConfig {
+    /// Where the EST server listens; without it there is none.
+    pub listen: Option<SocketAddr>,
+    /// Host names and addresses that devices reach it by.
+    pub names: Vec<String>,
+    /// Whether devices that show a claim come in at once; a claim may ask for an operator besides.
+    pub claims: Approval,
+    /// How long devices' certificates are valid, in days. They renew them when two thirds are over.
+    pub device_days: u32,
+    /// The file that the revocation list is put into, PEM, for brokers that read files.
+    pub crl: PathBuf,
+    /// How long a revocation list is valid, in hours. A new one is made four times as often, and at each revocation.
+    pub crl_hours: u32,
+}
+
+/// Who says yes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approval {
+    /// Nobody has to.
+    #[default]
+    Automatic,
+    /// An operator: `fleetkey device approve`.
+    Operator,
+    /// Nobody can.
+    Never,
+}
+
+/// A manufacturer whose devices are let in by their own certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManufacturerConfig {
+    /// A name, which is part of its devices' names.
+    pub name: String,
+    /// Its CA certificates, PEM.
+    pub roots: PathBuf,
+    /// Which name of a certificate tells its devices apart.
+    #[serde(default)]
+    pub device_from: DeviceFrom,
+    /// Whether they come in at once.
+    #[serde(default)]
+    pub approval: Approval,
+    /// What they are labelled with: `key=value,key=value`.
+    #[serde(default)]
+    pub labels: String,
+}
+
+/// Which name of a manufacturer's certificate tells devices apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceFrom {
+    /// The subject's serial number.
+    #[default]
+    SerialNumber,
+    /// The subject's common name.
+    CommonName,
+    /// A URI, `urn:uuid:…`.
+    Uri,
 }
 
 /// Certificates and keys, as PEM files.
@@ -57,6 +127,8 @@ pub struct IdentityConfig {
     pub key: PathBuf,
     /// The CA's certificate and private key; without it no devices are provisioned here.
     pub ca: Option<PathBuf>,
+    /// The file of the passphrase that opens the CA's key; not read when [`CA_PASSPHRASE_VARIABLE`] is set.
+    pub ca_passphrase: Option<PathBuf>,
 }
 
 /// The HTTP API.
@@ -136,6 +208,8 @@ impl Default for Config {
             identity: IdentityConfig::default(),
             api: ApiConfig::default(),
             broker: BrokerConfig::default(),
+            enrolment: EnrolmentConfig::default(),
+            manufacturers: Vec::new(),
             timing: TimingConfig::default(),
             log: LogConfig::default(),
         }
@@ -149,6 +223,20 @@ impl Default for IdentityConfig {
             certificate: "coordinator.crt".into(),
             key: "coordinator.key".into(),
             ca: None,
+            ca_passphrase: None,
+        }
+    }
+}
+
+impl Default for EnrolmentConfig {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            names: vec!["localhost".into(), "127.0.0.1".into()],
+            claims: Approval::default(),
+            device_days: 365,
+            crl: "fleet.crl".into(),
+            crl_hours: 48,
         }
     }
 }
@@ -248,10 +336,20 @@ impl Config {
     /// Paths are relative to the directory of the file that names them.
     fn anchored(mut self, path: &Path) -> Self {
         let home = path.parent().unwrap_or(Path::new(""));
-        let Self { database, master_key, identity, api, .. } = &mut self;
-        let IdentityConfig { roots, certificate, key, ca } = identity;
-        let named = [database, master_key, roots, certificate, key, &mut api.token, &mut api.broker_token];
-        for path in named.into_iter().chain(ca.as_mut()) {
+        let Self { database, master_key, identity, api, enrolment, manufacturers, .. } = &mut self;
+        let IdentityConfig { roots, certificate, key, ca, ca_passphrase } = identity;
+        let named = [
+            database,
+            master_key,
+            roots,
+            certificate,
+            key,
+            &mut api.token,
+            &mut api.broker_token,
+            &mut enrolment.crl,
+        ];
+        let makers = manufacturers.iter_mut().map(|manufacturer| &mut manufacturer.roots);
+        for path in named.into_iter().chain(ca.as_mut()).chain(ca_passphrase.as_mut()).chain(makers) {
             *path = home.join(&*path);
         }
         self

@@ -74,6 +74,15 @@ fn check_private(_: &Path, _: &File) -> Result<(), FileError> {
 /// Writes a file that is its owner's alone: whole and on the disk under its name, or not there. A file that exists is
 /// written over only with `force`.
 pub fn write_private(path: &Path, contents: &[u8], force: bool) -> Result<(), FileError> {
+    write_whole(path, contents, force, 0o600)
+}
+
+/// Writes a file that anybody may read, over the one that is there: whole, or not at all.
+pub(crate) fn write_public(path: &Path, contents: &[u8]) -> Result<(), FileError> {
+    write_whole(path, contents, true, 0o644)
+}
+
+fn write_whole(path: &Path, contents: &[u8], force: bool, mode: u32) -> Result<(), FileError> {
     let exists = || FileError::Exists { path: path.to_owned() };
     // Said before the work is done; what counts is the link below.
     if !force && fs::symlink_metadata(path).is_ok() {
@@ -84,7 +93,9 @@ pub fn write_private(path: &Path, contents: &[u8], force: bool) -> Result<(), Fi
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    #[cfg(not(unix))]
+    let _ = mode;
     let written = options.open(&draft).and_then(|mut file| {
         file.write_all(contents)?;
         file.sync_all()

@@ -80,9 +80,9 @@ impl Fleet {
     }
 }
 
-/// A new device's key pair and certificate. The certificate has no end: nothing renews it yet, and what ends it
-/// is revocation.
-pub(crate) fn device(ca: &FleetCa, id: DeviceId, unix_seconds: u64, rng: &mut dyn CryptoRngCore) -> Party {
+/// A new device's key pair and certificate. The certificate has no end: nobody renews what was installed by hand, and
+/// what ends it is revocation.
+fn device(ca: &FleetCa, id: DeviceId, unix_seconds: u64, rng: &mut dyn CryptoRngCore) -> Party {
     issue(ca, &Role::Device(id), &[], Validity::without_end(signed(unix_seconds)), rng)
         .expect("a fresh key and no names always make a certificate")
 }

@@ -1,11 +1,12 @@
 //! The HTTP API: commands and questions as JSON, the policy stream, metrics, health.
 //!
 //! Everything under `/v1` wants a bearer token: the operator's for all of it, a broker's for `/v1/policy` alone.
-//! `/metrics`, `/healthz` and `/readyz` are open to whoever reaches the port, and say nothing of keys.
+//! `/metrics`, `/healthz`, `/readyz` and `/crl` are open to whoever reaches the port, and say nothing of keys.
 
 mod answers;
 mod auth;
 mod device;
+mod enrolment;
 mod group;
 mod keep;
 mod policy;
@@ -22,6 +23,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::api::{MAX_REQUEST_BYTES, Readiness, StatusView};
 use crate::authority::Authority;
 use crate::handle::ServiceHandle;
+use crate::revocations::RevocationLists;
 
 pub use answers::ApiError;
 pub use auth::{BadToken, Token};
@@ -32,7 +34,9 @@ pub struct Api {
     /// The coordinator.
     pub service: ServiceHandle,
     /// Makes devices; without it `POST /v1/devices` is refused.
-    pub authority: Option<Authority>,
+    pub authority: Option<Arc<Authority>>,
+    /// The revocation list; none without an authority.
+    pub lists: Option<RevocationLists>,
     /// Opens everything.
     pub operator_token: Token,
     /// Opens the policy stream.
@@ -55,11 +59,19 @@ pub fn router(api: Api) -> Router {
         .route("/v1/devices/adopt", post(device::adopt))
         .route("/v1/devices/{device}", get(device::show))
         .route("/v1/devices/{device}/release", post(device::release))
+        .route("/v1/devices/{device}/label", post(enrolment::label))
+        .route("/v1/claims", get(enrolment::claims).post(enrolment::create_claim))
+        .route("/v1/claims/{claim}/end", post(enrolment::end_claim))
+        .route("/v1/requests", get(enrolment::requests))
+        .route("/v1/requests/{device}/approve", post(enrolment::approve))
+        .route("/v1/requests/{device}/deny", post(enrolment::deny))
+        .route("/v1/requests/{device}/forget", post(enrolment::forget))
         .route("/v1/revoke", post(device::revoke))
         .route("/v1/groups", get(group::list).post(group::create))
         .route("/v1/groups/{group}", get(group::show))
         .route("/v1/groups/{group}/members", get(group::members))
         .route("/v1/groups/{group}/add", post(group::add))
+        .route("/v1/groups/{group}/select", post(group::select))
         .route("/v1/groups/{group}/remove", post(group::remove))
         .route("/v1/groups/{group}/rekey", post(group::rekey))
         .route("/v1/groups/{group}/rotate", post(group::rotate))
@@ -73,6 +85,7 @@ pub fn router(api: Api) -> Router {
     Router::new()
         .merge(operator)
         .merge(broker)
+        .route("/crl", get(enrolment::revocation_list))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .route("/readyz", get(readiness))

@@ -148,8 +148,9 @@ master_key = "master.key"
 roots = "fleet-roots.pem"
 certificate = "coordinator.crt"
 key = "coordinator.key"
-# Needed to provision devices, and for nothing else.
+# Needed to provision and enrol devices and for the revocation list. `fleetkey ca protect` encrypts its key.
 ca = "ca.pem"
+# ca_passphrase = "ca.passphrase"
 
 [api]
 listen = "{api_address}"
@@ -160,6 +161,15 @@ broker_token = "broker.token"
 url = "{broker_url}"
 # Where devices find the broker, if by another name:
 # device_url = "mqtts://broker.example:8883"
+
+[enrolment]
+# Where devices ask for certificates over EST (RFC 7030), and the names that they reach it by:
+# listen = "127.0.0.1:7601"
+names = ["localhost", "127.0.0.1"]
+# Devices' certificates; they renew them when two thirds are over.
+device_days = 365
+# The revocation list, for brokers that read files.
+crl = "fleet.crl"
 
 [timing]
 # How often a device says hello, and after how long a silence it stops sealing.

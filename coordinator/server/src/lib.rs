@@ -22,8 +22,11 @@ pub mod http;
 mod init;
 mod link;
 mod meter;
+mod registrar;
 mod remains;
 mod restore;
+mod revocations;
+mod rules;
 mod serve;
 mod service;
 mod shared_store;
@@ -31,7 +34,7 @@ mod stats;
 mod store;
 pub mod when;
 
-pub use authority::Authority;
+pub use authority::{Authority, AuthorityError, Validities};
 pub use backup_file::{
     BACKUP_FILE_VERSION, BackupHeader, BadBackupFile, MAX_BACKUP_BYTES, inspect as inspect_backup,
     seal_backup,
@@ -50,7 +53,8 @@ pub use link::mqtt_options;
 pub use restore::{
     RestoreDone, RestoreError, RestoreFrom, RestoreOptions, UncertainWindow, UnknownDevice, restore,
 };
-pub use serve::{ServeError, serve};
+pub use revocations::{ListError, RevocationLists};
+pub use serve::{ServeError, read_ca, serve};
 pub use service::{Service, ServiceConfig, StartError};
 pub use shared_store::{Closed, LastStep, SharedStore, StoreReader};
 pub use stats::{Stats, Traffic};

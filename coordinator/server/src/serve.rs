@@ -3,10 +3,14 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use fleetkey_coordinator_core::Restored;
-use fleetkey_identity::{BadCertificate, BadPem, FleetCa, FleetRoots, IdentityKey, Role, chain_from_pem};
+use fleetkey_coordinator_core::{BadLabels, Labels, Restored};
+use fleetkey_est::{BadManufacturer, EstServer, IdFrom, Limits, Manufacturer, Manufacturers};
+use fleetkey_identity::{
+    BadCertificate, BadPem, FleetCa, FleetRoots, IdentityKey, IssueError, Role, chain_from_pem,
+};
 use fleetkey_mqtt::Options;
 use fleetkey_vault::{MasterKey, MasterKeyError};
 use fleetkey_wire::{FleetId, Generation};
@@ -14,12 +18,18 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
 
-use crate::authority::Authority;
+use crate::authority::{Authority, Validities};
 use crate::clock;
-use crate::config::{Config, IdentityConfig, LogConfig, LogFormat, MASTER_KEY_VARIABLE};
+use crate::config::{
+    CA_PASSPHRASE_VARIABLE, Config, DeviceFrom, EnrolmentConfig, IdentityConfig, LogConfig, LogFormat,
+    MASTER_KEY_VARIABLE, ManufacturerConfig,
+};
 use crate::feed::PolicyFeed;
 use crate::files::{self, FileError};
 use crate::fleet::{Party, setup};
@@ -27,6 +37,9 @@ use crate::handle::ServiceHandle;
 use crate::http::{self, Api, BadToken, Keep, Token};
 use crate::link::mqtt_options;
 use crate::meter;
+use crate::registrar::EstRegistrar;
+use crate::revocations::RevocationLists;
+use crate::rules::Rules;
 use crate::service::{Service, ServiceConfig, StartError};
 use crate::shared_store::SharedStore;
 use crate::store::{OpenError, SqliteStore};
@@ -34,6 +47,9 @@ use crate::when;
 
 /// How long open connections to the API may finish.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+/// How long the EST server's certificate is valid, and how often it is made anew.
+const REGISTRAR_DAYS: u32 = 7;
+const REGISTRAR_RENEWED_EVERY: Duration = Duration::from_secs(2 * 86_400);
 /// How often the recorder of metrics tidies up.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -110,6 +126,36 @@ pub enum ServeError {
         /// What is wrong with it.
         why: String,
     },
+    /// The passphrase of the CA's key.
+    #[error("{why}: put the passphrase of {} into {CA_PASSPHRASE_VARIABLE}, or name its file under [identity] as ca_passphrase", path.display())]
+    CaPassphrase {
+        /// The CA's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: BadPem,
+    },
+    /// A manufacturer that cannot be trusted like this.
+    #[error(transparent)]
+    Manufacturer(#[from] BadManufacturer),
+    /// Labels that are none.
+    #[error("manufacturers: {name}: labels: {why}")]
+    Labels {
+        /// The manufacturer.
+        name: String,
+        /// What is wrong with them.
+        why: BadLabels,
+    },
+    /// The EST server.
+    #[error(transparent)]
+    Est(#[from] fleetkey_est::ServerError),
+    /// The EST server's certificate.
+    #[error("certificate of the EST server: {0}")]
+    Issue(#[from] IssueError),
+    /// There is no CA to enrol with.
+    #[error(
+        "enrolment.listen is set, and identity.ca is not: without the CA's key nobody can be enrolled here"
+    )]
+    NoAuthority,
     /// The API's address is taken, or not this host's.
     #[error("listen on {address}: {source}")]
     Listen {
@@ -148,7 +194,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let identity = Identity::read(&config.identity)?;
     let operator_token = token(&config.api.token)?;
     let broker_token = token(&config.api.broker_token)?;
-    let authority = authority(&config, &identity)?;
+    let authority = authority(&config, &identity)?.map(Arc::new);
     let mqtt = mqtt(&config, &identity)?;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
@@ -159,13 +205,22 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let store = SharedStore::new(SqliteStore::open(&config.database, &master_key)?);
     let keep = Keep::new(store.reader(), &master_key, identity.fleet, &identity.roots, &identity.party);
     let setup = setup(identity.fleet, &identity.party, identity.generation, config.timing.timing());
-    let service =
-        Service::start(ServiceConfig { setup, store: Box::new(store), mqtt, policy_feed: PolicyFeed::new() })
-            .await?;
+    let policy_feed = PolicyFeed::new();
+    let service_config =
+        ServiceConfig { setup, store: Box::new(store), mqtt, policy_feed: policy_feed.clone() };
+    let service = Service::start(service_config).await?;
     tell_of_restore(&service.handle()).await;
+    let stop = CancellationToken::new();
+    let lists = authority.clone().map(|authority| {
+        let lists = RevocationLists::new(service.handle(), authority, Some(config.enrolment.crl.clone()));
+        tokio::spawn(lists.clone().keep(policy_feed, stop.clone()));
+        lists
+    });
+    let est = start_est(&config, &identity, &service.handle(), &authority, &lists, &stop).await?;
     let api = Api {
         service: service.handle(),
         authority,
+        lists,
         operator_token,
         broker_token,
         metrics: Some(metrics),
@@ -173,7 +228,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     };
     let (draining, drain) = watch::channel(false);
     let mut server = tokio::spawn(run_api(listener, api, drain));
-    announce(identity.fleet, address)?;
+    announce(identity.fleet, address, est.as_ref().map(|(address, _)| *address))?;
 
     let handle = service.handle();
     let ended = tokio::select! {
@@ -187,6 +242,12 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     };
     info!("stopping");
     draining.send_replace(true);
+    stop.cancel();
+    if let Some((_, mut serving)) = est
+        && tokio::time::timeout(DRAIN_WITHIN, &mut serving).await.is_err()
+    {
+        serving.abort();
+    }
     // Streams do not end by themselves.
     if tokio::time::timeout(DRAIN_WITHIN, &mut server).await.is_err() {
         server.abort();
@@ -227,11 +288,65 @@ async fn run_api(listener: TcpListener, api: Api, mut drain: watch::Receiver<boo
     axum::serve(listener, http::router(api)).with_graceful_shutdown(drained).await
 }
 
-/// Tells whoever started this where the API is: the port may have been left to the system.
-fn announce(fleet: FleetId, address: SocketAddr) -> Result<(), ServeError> {
-    info!(%fleet, api = %address, version = env!("CARGO_PKG_VERSION"), "serving");
+/// The EST server, where one is set up, and its task.
+async fn start_est(
+    config: &Config,
+    identity: &Identity,
+    service: &ServiceHandle,
+    authority: &Option<Arc<Authority>>,
+    lists: &Option<RevocationLists>,
+    stop: &CancellationToken,
+) -> Result<Option<(SocketAddr, JoinHandle<()>)>, ServeError> {
+    let Some(listen) = config.enrolment.listen else { return Ok(None) };
+    let (Some(authority), Some(lists)) = (authority.clone(), lists.clone()) else {
+        return Err(ServeError::NoAuthority);
+    };
+    let (manufacturers, rules) = manufacturers(config, identity.fleet)?;
+    let names = config.enrolment.names.clone();
+    let Party { key, chain } = authority.registrar(&names, REGISTRAR_DAYS)?;
+    let (roots, limits) = (identity.roots.clone(), Limits::default());
+    let server = EstServer::bind(listen, &chain, &key, roots.clone(), manufacturers.clone(), limits).await?;
+    let (address, renew) = (server.address(), server.renewer());
+    let registrar = EstRegistrar { service: service.clone(), authority: authority.clone(), lists, rules };
+    let router = fleetkey_est::router(Arc::new(registrar), roots, manufacturers);
+    let renewing = stop.clone();
+    tokio::spawn(async move {
+        while renewing.run_until_cancelled(tokio::time::sleep(REGISTRAR_RENEWED_EVERY)).await.is_some() {
+            let party = authority.registrar(&names, REGISTRAR_DAYS).map_err(|error| error.to_string());
+            let renewed =
+                party.and_then(|Party { key, chain }| renew(&chain, &key).map_err(|error| error.to_string()));
+            if let Err(error) = renewed {
+                error!(%error, "the EST server keeps its certificate: no new one could be made");
+            }
+        }
+    });
+    Ok(Some((address, tokio::spawn(server.run(router, stop.clone())))))
+}
+
+fn manufacturers(config: &Config, fleet: FleetId) -> Result<(Manufacturers, Rules), ServeError> {
+    let mut rules = Rules { claims: config.enrolment.claims.into(), ..Rules::default() };
+    let mut all = Vec::new();
+    for ManufacturerConfig { name, roots, device_from, approval, labels } in &config.manufacturers {
+        let ders = fleetkey_identity::certificates_from_pem(&files::read(roots)?).map_err(pem(roots))?;
+        let id_from = match device_from {
+            DeviceFrom::SerialNumber => IdFrom::SerialNumber,
+            DeviceFrom::CommonName => IdFrom::CommonName,
+            DeviceFrom::Uri => IdFrom::Uri,
+        };
+        all.push(Manufacturer::new(name, &ders, id_from)?);
+        let labels: Labels = labels.parse().map_err(|why| ServeError::Labels { name: name.clone(), why })?;
+        rules.manufacturers.insert(name.clone(), ((*approval).into(), labels));
+    }
+    Ok((Manufacturers::new(fleet, all), rules))
+}
+
+/// Tells whoever started this where the API is, and enrolment: the ports may have been left to the system.
+fn announce(fleet: FleetId, address: SocketAddr, est: Option<SocketAddr>) -> Result<(), ServeError> {
+    info!(%fleet, api = %address, est = est.map(tracing::field::display), version = env!("CARGO_PKG_VERSION"), "serving");
     let mut out = io::stdout().lock();
-    writeln!(out, "fleet {fleet} at http://{address}")
+    let enrolment =
+        est.map_or_else(String::new, |est| format!(", enrolment at https://{est}/.well-known/est"));
+    writeln!(out, "fleet {fleet} at http://{address}{enrolment}")
         .and_then(|()| out.flush())
         .map_err(|source| ServeError::Io { doing: "write to standard output", source })
 }
@@ -256,7 +371,7 @@ impl Identity {
             .map_err(|why| ServeError::Certificate { path: path.clone(), why })?;
         let generation = match identity.role {
             Role::Coordinator { generation } => generation,
-            role @ (Role::Broker | Role::Operator { .. } | Role::Device(_)) => {
+            role @ (Role::Broker | Role::Registrar | Role::Operator { .. } | Role::Device(_)) => {
                 return Err(ServeError::NotACoordinator { path: path.clone(), role });
             }
         };
@@ -269,13 +384,39 @@ impl Identity {
 
 fn authority(config: &Config, identity: &Identity) -> Result<Option<Authority>, ServeError> {
     let Some(path) = &config.identity.ca else { return Ok(None) };
-    let ca = FleetCa::from_pem(&files::read_secret(path)?).map_err(pem(path))?;
+    let ca = read_ca(path, config.identity.ca_passphrase.as_deref())?;
     if ca.fleet() != identity.fleet {
         let (got, expected) = (ca.fleet(), identity.fleet);
         return Err(ServeError::OtherFleet { path: path.clone(), got, expected });
     }
     let broker = config.broker.device_url()?.to_string();
-    Ok(Some(Authority::new(ca, identity.roots.clone(), identity.party.chain.clone(), broker)))
+    let EnrolmentConfig { device_days, crl_hours, .. } = config.enrolment;
+    let authority = Authority::new(ca, identity.roots.clone(), identity.party.chain.clone(), broker);
+    Ok(Some(authority.with_validities(Validities { device_days, crl_hours })))
+}
+
+/// Reads the CA, with the passphrase that opens its key where it needs one.
+pub fn read_ca(path: &Path, passphrase_file: Option<&Path>) -> Result<FleetCa, ServeError> {
+    let text = files::read_secret(path)?;
+    let passphrase = match (std::env::var(CA_PASSPHRASE_VARIABLE), passphrase_file) {
+        (Ok(passphrase), _) => Some(Zeroizing::new(passphrase)),
+        (Err(_), Some(file)) => Some(files::read_secret(file)?),
+        (Err(_), None) => None,
+    };
+    let ca = match FleetCa::from_pem(&text) {
+        Err(BadPem::NeedsPassphrase) => match passphrase {
+            Some(passphrase) => FleetCa::from_encrypted_pem(&text, passphrase.trim_end_matches(['\r', '\n'])),
+            None => Err(BadPem::NeedsPassphrase),
+        },
+        read => read,
+    };
+    ca.map_err(|why| {
+        if matches!(why, BadPem::NeedsPassphrase | BadPem::WrongPassphrase) {
+            ServeError::CaPassphrase { path: path.to_owned(), why }
+        } else {
+            pem(path)(why)
+        }
+    })
 }
 
 fn mqtt(config: &Config, identity: &Identity) -> Result<Options, ServeError> {

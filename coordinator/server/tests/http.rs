@@ -65,7 +65,8 @@ impl Server {
             .unwrap();
             let api = Api {
                 service: service.handle(),
-                authority: Some(authority),
+                authority: Some(std::sync::Arc::new(authority)),
+                lists: None,
                 operator_token: operator.clone(),
                 broker_token: broker.clone(),
                 metrics: None,

@@ -186,16 +186,22 @@ fn a_later_schema_is_refused_with_its_version() {
 }
 
 #[test]
-fn a_database_of_the_first_layout_is_brought_up_to_date() {
-    let place = Place::new();
-    let mut store = place.create();
-    store.commit(&[put(Table::Device, b"k", b"v")]).unwrap();
-    drop(store);
-    place.tamper("DROP TABLE issued; PRAGMA user_version = 1");
-    let mut store = place.open().unwrap();
-    store.commit(&[put(Table::Issued, b"k", b"v")]).unwrap();
-    assert_eq!(store.rows(Table::Issued).unwrap().len(), 1);
-    assert_eq!(store.rows(Table::Device).unwrap().len(), 1, "what was there is there");
+fn a_database_of_an_older_layout_is_brought_up_to_date() {
+    let later = ["DROP TABLE certificate; DROP TABLE claim; DROP TABLE request;", "DROP TABLE issued;"];
+    for version in [2, 1] {
+        let place = Place::new();
+        let mut store = place.create();
+        store.commit(&[put(Table::Device, b"k", b"v")]).unwrap();
+        drop(store);
+        let lacking = later[..=(2 - version)].concat();
+        place.tamper(&format!("{lacking} PRAGMA user_version = {version}"));
+        let mut store = place.open().unwrap();
+        for table in [Table::Issued, Table::Certificate, Table::Claim, Table::Request] {
+            store.commit(&[put(table, b"k", b"v")]).unwrap();
+            assert_eq!(store.rows(table).unwrap().len(), 1, "{}", table.name());
+        }
+        assert_eq!(store.rows(Table::Device).unwrap().len(), 1, "what was there is there");
+    }
 }
 
 #[cfg(unix)]

@@ -370,7 +370,7 @@ fn signing_failed(error: rcgen::Error) -> IssueError {
 /// Whether `role` can hold these names, and whether it accepts TLS connections.
 fn check_role(role: &Role, host_names: &[String]) -> Result<bool, IssueError> {
     match role {
-        Role::Coordinator { .. } | Role::Broker => Ok(true),
+        Role::Coordinator { .. } | Role::Broker | Role::Registrar => Ok(true),
         Role::Operator { name } if !Role::is_operator_name(name) => {
             Err(IssueError::BadOperatorName { name: name.clone() })
         }

@@ -8,6 +8,7 @@
 //! urn:fleetkey:{fleet}:device:{uuid}
 //! urn:fleetkey:{fleet}:coordinator:{generation}
 //! urn:fleetkey:{fleet}:broker
+//! urn:fleetkey:{fleet}:registrar
 //! urn:fleetkey:{fleet}:operator:{name}
 //! urn:fleetkey:{fleet}:ca                         roots and intermediates
 //! ```
@@ -35,7 +36,7 @@ pub use crl::{BadCrl, Crl, MAX_CRL_BYTES, Revoked, Serial, crl_to_pem};
 pub use csr::{BadSigningRequest, MAX_CSR_BYTES, SigningRequest, read_signing_request};
 pub use error::{BadCertificate, BadPem};
 pub use key::IdentityKey;
-pub use pem::{chain_from_pem, chain_to_pem};
+pub use pem::{certificates_from_pem, chain_from_pem, chain_to_pem};
 pub use role::Role;
 pub use roots::{FleetRoots, MAX_ROOTS};
 pub use signer::{CaKey, SigningFailed};

@@ -30,6 +30,15 @@ pub fn chain_from_pem(text: &str) -> Result<Vec<Vec<u8>>, BadPem> {
     certificates(text, MAX_CHAIN)
 }
 
+/// Reads up to 16 certificates that belong to anybody, such as a manufacturer's CAs; other sections are skipped. Nothing
+/// is known of them yet.
+///
+/// # Errors
+/// [`BadPem`] when there is none, or more than that.
+pub fn certificates_from_pem(text: &str) -> Result<Vec<Vec<u8>>, BadPem> {
+    certificates(text, crate::MAX_ROOTS)
+}
+
 /// Every certificate in `text`, in order; other sections are skipped.
 pub(crate) fn certificates(text: &str, limit: usize) -> Result<Vec<Vec<u8>>, BadPem> {
     let what = "certificate";

@@ -22,6 +22,8 @@ pub enum Role {
     },
     /// Runs the MQTT server.
     Broker,
+    /// Lets devices in: runs the EST server.
+    Registrar,
     /// A person or a tool that gives orders to the coordinator.
     Operator {
         /// 1 to [`MAX_OPERATOR_NAME`] characters out of `A-Z a-z 0-9 . _ -`.
@@ -41,7 +43,9 @@ impl Role {
     pub(crate) fn common_name(&self) -> String {
         match self {
             Self::Device(device) => device.to_string(),
-            Self::Coordinator { .. } | Self::Broker | Self::Operator { .. } => self.to_string(),
+            Self::Coordinator { .. } | Self::Broker | Self::Registrar | Self::Operator { .. } => {
+                self.to_string()
+            }
         }
     }
 
@@ -57,6 +61,7 @@ impl fmt::Display for Role {
         match self {
             Self::Coordinator { generation } => write!(f, "coordinator:{}", generation.0),
             Self::Broker => f.write_str("broker"),
+            Self::Registrar => f.write_str("registrar"),
             Self::Operator { name } => write!(f, "operator:{name}"),
             Self::Device(device) => write!(f, "device:{device}"),
         }
@@ -90,6 +95,7 @@ pub(crate) fn parse_uri(uri: &str) -> Result<(FleetId, Subject), BadCertificate>
     let subject = match rest.split_once(':') {
         None if rest == "ca" => Subject::Ca,
         None if rest == "broker" => Subject::Party(Role::Broker),
+        None if rest == "registrar" => Subject::Party(Role::Registrar),
         Some(("device", id)) => {
             Subject::Party(Role::Device(id.parse().map_err(|_| bad("device is not a UUID"))?))
         }
@@ -123,6 +129,7 @@ mod tests {
             Role::Coordinator { generation: Generation(0) },
             Role::Coordinator { generation: Generation(u32::MAX) },
             Role::Broker,
+            Role::Registrar,
             Role::Operator { name: "ada.lovelace-2_x".into() },
             Role::Device(DeviceId::from_bytes([0xab; 16])),
         ] {

@@ -37,7 +37,10 @@ pub fn server_config(
 ) -> Result<Arc<ServerConfig>, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(FleetVerifier { roots: roots.clone() }))
+        .with_client_cert_verifier(Arc::new(FleetVerifier {
+            roots: roots.clone(),
+            server_is: ServerIs::Broker,
+        }))
         .with_single_cert(certificates(chain), key.to_private_key_der())?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -59,9 +62,54 @@ pub fn client_config(
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(FleetVerifier { roots: roots.clone() }))
+        .with_custom_certificate_verifier(Arc::new(FleetVerifier {
+            roots: roots.clone(),
+            server_is: ServerIs::Broker,
+        }))
         .with_client_auth_cert(certificates(chain), key.to_private_key_der())?;
     config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// For a device that asks for a certificate: the server must be a registrar or a coordinator of the fleet. `own` is
+/// the certificate chain that the device shows, leaf first, with its key: the one that is to be renewed, or none yet.
+///
+/// # Errors
+/// When chain and key do not fit together.
+pub fn enrolment_client_config(
+    own: Option<(&[Vec<u8>], &IdentityKey)>,
+    roots: &FleetRoots,
+) -> Result<Arc<ClientConfig>, Error> {
+    let verifier = FleetVerifier { roots: roots.clone(), server_is: ServerIs::Registrar };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match own {
+        Some((chain, key)) => builder.with_client_auth_cert(certificates(chain), key.to_private_key_der())?,
+        None => builder.with_no_client_auth(),
+    };
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// For a registrar: clients may show a certificate of the fleet or of a manufacturer's, or none at all. TLS 1.2 is
+/// spoken too, for what devices leave factories with.
+///
+/// # Errors
+/// When chain and key do not fit together.
+pub fn enrolment_server_config(
+    chain: &[Vec<u8>],
+    key: &IdentityKey,
+    clients: Arc<dyn ClientCertVerifier>,
+) -> Result<Arc<ServerConfig>, Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(certificates(chain), key.to_private_key_der())?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -77,7 +125,7 @@ pub fn peer_identity(peer_certificates: Option<&[CertificateDer<'_>]>) -> Result
 }
 
 /// One provider for all configurations of the process: ring.
-fn provider() -> Arc<CryptoProvider> {
+pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())).clone()
 }
@@ -86,9 +134,19 @@ fn certificates(chain: &[Vec<u8>]) -> Vec<CertificateDer<'static>> {
     chain.iter().cloned().map(CertificateDer::from).collect()
 }
 
+/// Whose server somebody connects to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ServerIs {
+    /// The fleet's MQTT server.
+    Broker,
+    /// The fleet's EST server.
+    Registrar,
+}
+
 #[derive(Debug)]
 struct FleetVerifier {
     roots: FleetRoots,
+    server_is: ServerIs,
 }
 
 impl FleetVerifier {
@@ -157,11 +215,14 @@ impl ServerCertVerifier for FleetVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let identity = self.verify(end_entity, intermediates, now)?;
-        match identity.role {
-            Role::Broker | Role::Coordinator { .. } if identity.server_auth => {}
-            Role::Broker | Role::Coordinator { .. } | Role::Operator { .. } | Role::Device(_) => {
-                return Err(refused(BadCertificate::KeyUsage { needed: "accepting TLS connections" }));
-            }
+        let is_expected = match identity.role {
+            Role::Coordinator { .. } => true,
+            Role::Broker => self.server_is == ServerIs::Broker,
+            Role::Registrar => self.server_is == ServerIs::Registrar,
+            Role::Operator { .. } | Role::Device(_) => false,
+        };
+        if !is_expected || !identity.server_auth {
+            return Err(refused(BadCertificate::KeyUsage { needed: "accepting TLS connections" }));
         }
         verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
         Ok(ServerCertVerified::assertion())

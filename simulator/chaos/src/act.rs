@@ -16,6 +16,7 @@ impl World {
             Act::Join { device, group } => self.wants(device, group),
             Act::Evict { device, group } => self.wants_no_more(device, group),
             Act::Revoke { devices } => self.wants_revoked(&devices),
+            Act::Distrust { number, group } => self.distrusts(number, group),
             Act::Leave { device, group } => self.leaves(device, group),
             Act::Return { number } => self.returns(number),
             Act::Rekey { group } => {
@@ -146,10 +147,22 @@ impl World {
         }
     }
 
+    fn distrusts(&mut self, number: u64, group: u64) {
+        let hostile: Vec<Runner> = (0..self.devices.len())
+            .filter(|runner| matches!(self.devices[*runner].mind, Mind::Rogue(_)))
+            .collect();
+        let Some(runner) = hostile.get((number % hostile.len().max(1) as u64) as usize) else { return };
+        self.wants_out(*runner, group);
+    }
+
     fn wants_no_more(&mut self, device: u64, group: u64) {
-        let (Some(runner), Some((group, _))) = (self.device_named(device), self.group_named(group)) else {
-            return;
-        };
+        if let Some(runner) = self.device_named(device) {
+            self.wants_out(runner, group);
+        }
+    }
+
+    fn wants_out(&mut self, runner: Runner, group: u64) {
+        let Some((group, _)) = self.group_named(group) else { return };
         let id = self.devices[runner].id;
         if self.operator.wanted.entry(group).or_default().remove(&id) {
             self.order(Order::Evict { group, device: id });

@@ -11,6 +11,9 @@ const MINUTE: u64 = 60_000;
 /// Faults begin while the fleet is still coming in.
 const BEGIN: u64 = 2_000;
 
+/// Times that the operator takes a hostile device out of a group, where there are any.
+const DISTRUSTED: u64 = 4;
+
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -24,6 +27,11 @@ pub(crate) enum Act {
     },
     Revoke {
         devices: Vec<u64>,
+    },
+    /// The operator takes a hostile device out of a group.
+    Distrust {
+        number: u64,
+        group: u64,
     },
     Leave {
         device: u64,
@@ -209,6 +217,12 @@ pub(crate) fn draw(seed: u64, profile: &Profile) -> Vec<Planned> {
         // Something for everybody to catch up with.
         let devices = vec![dice.number()];
         plan.push(Planned { at: end / 2 + MINUTE / 2, act: Act::Revoke { devices } });
+    }
+    if profile.hostile_devices_percent > 0 {
+        for _ in 0..DISTRUSTED {
+            let at = dice.within((BEGIN, end));
+            plan.push(Planned { at, act: Act::Distrust { number: dice.number(), group: dice.number() } });
+        }
     }
     plan.sort_by_key(|planned| planned.at);
     plan

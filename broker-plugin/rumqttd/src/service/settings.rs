@@ -399,7 +399,7 @@ impl TlsSettings {
         match identity.role {
             Role::Broker if identity.server_auth => {}
             Role::Broker => return Err(SettingsError::NoHostName { path: self.certificate.clone() }),
-            role @ (Role::Coordinator { .. } | Role::Operator { .. } | Role::Device(_)) => {
+            role @ (Role::Coordinator { .. } | Role::Registrar | Role::Operator { .. } | Role::Device(_)) => {
                 return Err(SettingsError::NotBroker { path: self.certificate.clone(), role });
             }
         }

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use fleetkey_coordinator::api::{Adoption, Bundle, DeviceList, DeviceView, NewDevice};
-use fleetkey_coordinator::{check_bundle_directory, write_bundle};
+use fleetkey_coordinator::api::{
+    Adoption, Bundle, DeviceList, DeviceView, LabelText, NewDevice, RequestList, RequestView,
+};
+use fleetkey_coordinator::{check_bundle_directory, when, write_bundle};
 
 use super::client::{Client, segment};
 use super::show;
@@ -20,6 +22,30 @@ pub(crate) enum DeviceCommand {
     /// Show a device and the groups it is in.
     Show {
         /// Name or UUID.
+        device: String,
+    },
+    /// Label a device anew, and put it into the groups that select it. It leaves none.
+    Label {
+        /// Name or UUID.
+        device: String,
+        /// KEY=VALUE,KEY=VALUE; "" for none.
+        labels: String,
+    },
+    /// List the devices that wait for an operator's word, and those that were denied.
+    Requests,
+    /// Let a device in that waits. It gets its certificate when it asks again.
+    Approve {
+        /// Name or UUID, as `requests` shows them.
+        device: String,
+    },
+    /// Keep a device out that waits. Its key is refused until the request is forgotten.
+    Deny {
+        /// Name or UUID, as `requests` shows them.
+        device: String,
+    },
+    /// Forget a request: whoever made it may ask anew.
+    Forget {
+        /// Name or UUID, as `requests` shows them.
         device: String,
     },
     /// Let a device out of quarantine, after it was found not to be cloned.
@@ -108,11 +134,38 @@ impl DeviceCommand {
             Self::Show { device } => {
                 print(client.get(&format!("/v1/devices/{}", segment(&device)))?, json, out)
             }
+            Self::Label { device, labels } => {
+                let path = format!("/v1/devices/{}/label", segment(&device));
+                print(client.post(&path, &LabelText { labels })?, json, out)
+            }
+            Self::Requests => requests(&client.get("/v1/requests")?, json, out),
+            Self::Approve { device } => print(client.post_nothing(&about(&device, "approve"))?, json, out),
+            Self::Deny { device } => requests(&client.post_nothing(&about(&device, "deny"))?, json, out),
+            Self::Forget { device } => requests(&client.post_nothing(&about(&device, "forget"))?, json, out),
             Self::Release { device } => {
                 print(client.post_nothing(&format!("/v1/devices/{}/release", segment(&device)))?, json, out)
             }
         }
     }
+}
+
+fn about(device: &str, what: &str) -> String {
+    format!("/v1/requests/{}/{what}", segment(device))
+}
+
+fn requests(answer: &serde_json::Value, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    if json {
+        return show::json(out, answer);
+    }
+    let RequestList { requests } = serde_json::from_value(answer.clone()).context("read the answer")?;
+    if requests.is_empty() {
+        writeln!(out, "nobody waits")?;
+    }
+    for RequestView { device, name, origin, labels, unix_seconds, is_denied } in requests {
+        let state = if is_denied { "denied" } else { "waits" };
+        writeln!(out, "{device}  {name}  {state} since {}, by {origin}  {labels}", when::show(unix_seconds))?;
+    }
+    Ok(())
 }
 
 fn print(answer: serde_json::Value, json: bool, out: &mut impl Write) -> anyhow::Result<()> {

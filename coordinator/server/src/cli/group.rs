@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use fleetkey_coordinator::api::{DeviceNames, MemberList, NewGroup, Revocation};
+use fleetkey_coordinator::api::{DeviceNames, LabelText, MemberList, NewGroup, Revocation};
 use fleetkey_coordinator_core::{OnJoin, Policy};
 use fleetkey_wire::Suite;
 use serde_json::Value;
@@ -28,6 +28,13 @@ pub(crate) enum GroupCommand {
         /// Name or UUID.
         group: String,
     },
+    /// Say which devices belong in a group by their labels. Those in it stay.
+    Select {
+        /// Name or UUID.
+        group: String,
+        /// KEY=VALUE,KEY=VALUE: all of them must be there; "" for nobody.
+        labels: String,
+    },
     Add(Add),
     Remove(Remove),
     Rekey(Rekey),
@@ -43,6 +50,9 @@ pub(crate) enum GroupCommand {
 pub(crate) struct Create {
     /// A name, not taken by another group.
     name: String,
+    /// Devices with these labels belong in it: those that are enrolled now, and those that are enrolled later.
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    select: Option<String>,
     /// Devices in a cell, 8 to 256 [default: 64].
     #[arg(long, value_name = "N")]
     cell_capacity: Option<u16>,
@@ -139,7 +149,12 @@ impl GroupCommand {
         match self {
             Self::Create(create) => {
                 let new = NewGroup { name: create.name.clone(), policy: create.policy() };
-                print(&client.post("/v1/groups", &new)?, json, out)
+                let mut group = client.post("/v1/groups", &new)?;
+                if let Some(labels) = create.select {
+                    let answer = client.post(&path(&create.name, "/select"), &LabelText { labels })?;
+                    group = answer["group"].clone();
+                }
+                print(&group, json, out)
             }
             Self::List => {
                 let answer = client.get("/v1/groups")?;
@@ -153,6 +168,10 @@ impl GroupCommand {
                 }
                 let list: MemberList = serde_json::from_value(answer).context("read the answer")?;
                 show::members(out, &list.members)
+            }
+            Self::Select { group, labels } => {
+                let answer = client.post(&path(&group, "/select"), &LabelText { labels })?;
+                if json { show::json(out, &answer) } else { show::group(out, &answer["group"]) }
             }
             Self::Add(Add { group, devices, wait }) => {
                 let mut answer = client.post(&path(&group, "/add"), &DeviceNames { devices })?;

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use fleetkey_coordinator_core::CommandError;
-use fleetkey_identity::Role;
+use fleetkey_identity::{IssueError, Role};
 use fleetkey_wire::error::Named;
 use serde::de::DeserializeOwned;
 
@@ -41,6 +41,15 @@ pub enum ApiError {
     /// A name or id that no group has.
     #[error("there is no group {0:?}")]
     UnknownGroup(String),
+    /// A name or id under which nobody waits.
+    #[error("nobody waits for an operator's word as {0:?}")]
+    UnknownRequest(String),
+    /// No claim's id.
+    #[error("there is no claim {0:?}")]
+    UnknownClaim(String),
+    /// The CA did not issue.
+    #[error(transparent)]
+    Issue(IssueError),
     /// A request that names no device.
     #[error("no device is named")]
     NoDevices,
@@ -80,6 +89,9 @@ impl Named for ApiError {
             Self::BadRequest(_) => "bad_request",
             Self::UnknownDevice(_) => "unknown_device",
             Self::UnknownGroup(_) => "unknown_group",
+            Self::UnknownRequest(_) => "unknown_request",
+            Self::UnknownClaim(_) => "unknown_claim",
+            Self::Issue(_) => "issue",
             Self::NoDevices => "no_devices",
             Self::NoAuthority => "no_authority",
             Self::NoDatabase => "no_database",
@@ -97,7 +109,11 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::NotFound | Self::UnknownDevice(_) | Self::UnknownGroup(_) => StatusCode::NOT_FOUND,
+            Self::NotFound
+            | Self::UnknownDevice(_)
+            | Self::UnknownGroup(_)
+            | Self::UnknownRequest(_)
+            | Self::UnknownClaim(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BadRequest(_) | Self::NoDevices | Self::Certificate(_) | Self::NotADevice(_) => {
@@ -105,7 +121,7 @@ impl ApiError {
             }
             Self::NoAuthority | Self::NoDatabase => StatusCode::CONFLICT,
             Self::Closed(Closed) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Database(_) | Self::Backup(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Database(_) | Self::Backup(_) | Self::Issue(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Command(CommandFailed::Refused(refused)) => status_of(refused),
             Self::Command(CommandFailed::NotStored { .. } | CommandFailed::Unavailable) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -116,10 +132,14 @@ impl ApiError {
 
 fn status_of(refused: &CommandError) -> StatusCode {
     match refused {
-        CommandError::UnknownDevice(_) | CommandError::UnknownGroup(_) => StatusCode::NOT_FOUND,
+        CommandError::UnknownDevice(_)
+        | CommandError::UnknownGroup(_)
+        | CommandError::NoRequest(_)
+        | CommandError::UnknownClaim(_) => StatusCode::NOT_FOUND,
         CommandError::BadName(_)
         | CommandError::ReasonTooLong { .. }
         | CommandError::BadKey { .. }
+        | CommandError::BadClaim(_)
         | CommandError::BadPolicy(_) => StatusCode::BAD_REQUEST,
         CommandError::AlreadyEnrolled(_)
         | CommandError::NameTaken(_)
@@ -128,6 +148,10 @@ fn status_of(refused: &CommandError) -> StatusCode {
         | CommandError::TooManyGroups(_)
         | CommandError::NotQuarantined(_)
         | CommandError::RotationUnderWay(_)
+        | CommandError::OtherKey(_)
+        | CommandError::KeyInUse { .. }
+        | CommandError::TooManyCertificates(_)
+        | CommandError::TooManyClaims
         | CommandError::Superseded => StatusCode::CONFLICT,
         CommandError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }

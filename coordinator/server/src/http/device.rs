@@ -12,6 +12,7 @@ use fleetkey_wire::{DeviceId, Now};
 use super::answers::{ApiError, Body, Name};
 use super::{Api, Shared};
 use crate::api::{Adoption, DeviceList, DeviceView, MembershipView, NewDevice, Revocation, Revoked};
+use crate::authority::AuthorityError;
 use crate::clock;
 
 pub(super) async fn list(State(api): Shared) -> Result<Json<DeviceList>, ApiError> {
@@ -37,7 +38,10 @@ pub(super) async fn provision(
     Body(NewDevice { name }): Body<NewDevice>,
 ) -> Result<Response, ApiError> {
     let authority = api.authority.as_ref().ok_or(ApiError::NoAuthority)?;
-    let bundle = authority.provision(&api.service, &name).await?;
+    let bundle = authority.provision(&api.service, &name).await.map_err(|failed| match failed {
+        AuthorityError::Command(command) => ApiError::Command(command),
+        AuthorityError::Issue(error) => ApiError::Issue(error),
+    })?;
     Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(bundle)).into_response())
 }
 
@@ -53,7 +57,7 @@ pub(super) async fn adopt(
         keep.roots.verify(&chain, Some(now)).map_err(|why| ApiError::Certificate(why.to_string()))?;
     let id = match identity.role {
         Role::Device(id) => id,
-        role @ (Role::Coordinator { .. } | Role::Broker | Role::Operator { .. }) => {
+        role @ (Role::Coordinator { .. } | Role::Broker | Role::Registrar | Role::Operator { .. }) => {
             return Err(ApiError::NotADevice(role));
         }
     };
@@ -80,6 +84,12 @@ pub(super) async fn revoke(
 ) -> Result<Json<Revoked>, ApiError> {
     let devices = find(&api, devices).await?;
     let groups = api.service.revoke(devices.clone(), reason).await?;
+    if let Some(lists) = &api.lists
+        && let Err(error) = lists.refresh().await
+    {
+        // The devices are revoked all the same; the list is tried again until it is made.
+        tracing::error!(%error, "no new revocation list yet");
+    }
     let groups = api
         .service
         .query(move |coordinator, now| {
@@ -106,11 +116,11 @@ pub(super) async fn find(api: &Api, names: Vec<String>) -> Result<Vec<DeviceId>,
     Ok(found)
 }
 
-async fn find_one(api: &Api, name: String) -> Result<DeviceId, ApiError> {
+pub(super) async fn find_one(api: &Api, name: String) -> Result<DeviceId, ApiError> {
     Ok(find(api, vec![name]).await?[0])
 }
 
-async fn view_of(api: &Api, id: DeviceId) -> Result<DeviceView, ApiError> {
+pub(super) async fn view_of(api: &Api, id: DeviceId) -> Result<DeviceView, ApiError> {
     let view = api
         .service
         .query(move |coordinator, now| Some(view(coordinator, coordinator.device(id)?, now)))
@@ -123,6 +133,8 @@ fn view(coordinator: &Coordinator, device: &DeviceRecord, now: Now) -> DeviceVie
         id: device.id,
         name: device.name.clone(),
         standing: device.standing.clone(),
+        labels: device.labels.to_string(),
+        origin: device.origin.to_string(),
         enrolled_unix_seconds: device.enrolled_unix_seconds,
         online: device.standing == Standing::Enrolled && coordinator.is_online(device.id, now),
         groups: coordinator.groups_of(device.id).map(|member| membership(coordinator, member, now)).collect(),

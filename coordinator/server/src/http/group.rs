@@ -9,7 +9,7 @@ use fleetkey_wire::GroupId;
 use super::answers::{ApiError, Body, Name};
 use super::device;
 use super::{Api, Shared};
-use crate::api::{Added, DeviceNames, GroupList, MemberList, NewGroup, Rekeyed};
+use crate::api::{Added, DeviceNames, GroupList, LabelText, MemberList, NewGroup, Rekeyed};
 
 pub(super) async fn list(State(api): Shared) -> Result<Json<GroupList>, ApiError> {
     let mut groups = api.service.group_statuses().await?;
@@ -64,6 +64,20 @@ pub(super) async fn remove(
     let devices = device::find(&api, devices).await?;
     api.service.evict(id, devices).await?;
     Ok(Json(api.service.group_status(id).await?))
+}
+
+/// Says which devices belong in a group by their labels.
+pub(super) async fn select(
+    State(api): Shared,
+    Name(name): Name,
+    Body(LabelText { labels }): Body<LabelText>,
+) -> Result<Json<Added>, ApiError> {
+    let (id, selector) = (find(&api, name).await?, super::enrolment::read_labels(&labels)?);
+    let added = api
+        .service
+        .decide(move |coordinator, now, rng| coordinator.select_members(id, Some(selector), now, rng))
+        .await?;
+    Ok(Json(Added { added, group: api.service.group_status(id).await? }))
 }
 
 pub(super) async fn rekey(State(api): Shared, Name(name): Name) -> Result<Json<Rekeyed>, ApiError> {

@@ -1,0 +1,93 @@
+//! The certificates that devices hold, and the revocation list that follows from the registry.
+//!
+//! The list is a function of what is stored: whoever is revoked is on it, in the transaction that revoked it. Leaves
+//! signing and publishing to whoever has the CA.
+
+use fleetkey_wire::statement::KeyId;
+use fleetkey_wire::{DeviceId, Now};
+
+use crate::coordinator::Coordinator;
+use crate::error::CommandError;
+use crate::records::{CertificateRecord, Standing};
+
+/// Certificates of one device that are remembered: more, that have not expired, are refused.
+pub const MAX_CERTIFICATES: usize = 32;
+
+/// A certificate that is about to be handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCertificate {
+    /// Whose it is.
+    pub device: DeviceId,
+    /// The key that it names, which must be the device's.
+    pub public_key: [u8; 32],
+    /// Its serial number.
+    pub serial: Vec<u8>,
+    /// The CA's certificate that issued it.
+    pub issuer: KeyId,
+    /// Its last second.
+    pub not_after_unix_seconds: u64,
+}
+
+/// What a CA's next revocation list says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevocationList {
+    /// Its number, higher than that of any list before.
+    pub number: u64,
+    /// Serial numbers, and since when they do not count.
+    pub revoked: Vec<(Vec<u8>, u64)>,
+}
+
+impl Coordinator {
+    /// Takes note of a certificate before anybody gets it.
+    ///
+    /// # Errors
+    /// When the device is not enrolled, is revoked, has another key, or has too many certificates already.
+    pub fn record_certificate(&mut self, new: NewCertificate, now: Now) -> Result<(), CommandError> {
+        let NewCertificate { device: id, public_key, serial, issuer, not_after_unix_seconds } = new;
+        let device = self.devices.get_mut(&id).ok_or(CommandError::UnknownDevice(id))?;
+        if device.is_revoked() {
+            return Err(CommandError::Revoked(id));
+        }
+        if device.record.public_key != public_key {
+            return Err(CommandError::OtherKey(id));
+        }
+        if device.certificates.iter().any(|known| known.serial == serial) {
+            return Ok(());
+        }
+        let (expired, live): (Vec<_>, Vec<_>) = std::mem::take(&mut device.certificates)
+            .into_iter()
+            .partition(|known| known.not_after_unix_seconds < now.unix_seconds);
+        device.certificates = live;
+        for certificate in expired {
+            self.context.delete(&certificate);
+        }
+        if device.certificates.len() >= MAX_CERTIFICATES {
+            return Err(CommandError::TooManyCertificates(id));
+        }
+        let record = CertificateRecord { device: id, serial, issuer: issuer.0, not_after_unix_seconds };
+        self.context.put(&record);
+        device.certificates.push(record);
+        Ok(())
+    }
+
+    /// The next revocation list of the CA with this certificate. Its number is stored with it.
+    pub fn next_revocation_list(&mut self, issuer: KeyId, now: Now) -> RevocationList {
+        let number = (self.context.meta.crl_number + 1).max(now.unix_seconds);
+        self.context.meta.crl_number = number;
+        self.context.put(&self.context.meta.clone());
+        let mut revoked = Vec::new();
+        for device in self.devices.values() {
+            let Standing::Revoked { unix_seconds, .. } = device.record.standing else { continue };
+            let listed = device.certificates.iter().filter(|certificate| {
+                certificate.issuer == issuer.0 && certificate.not_after_unix_seconds >= now.unix_seconds
+            });
+            revoked.extend(listed.map(|certificate| (certificate.serial.clone(), unix_seconds)));
+        }
+        RevocationList { number, revoked }
+    }
+
+    /// The certificates of a device that have not expired, as far as they are known.
+    pub fn certificates(&self, device: DeviceId) -> impl Iterator<Item = &CertificateRecord> {
+        self.devices.get(&device).into_iter().flat_map(|device| &device.certificates)
+    }
+}

@@ -1,0 +1,134 @@
+//! `/v1/claims`, `/v1/requests`, `/v1/crl`: who may come in.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use fleetkey_coordinator_core::enrolment::ClaimTerms;
+use fleetkey_coordinator_core::records::{ClaimId, ClaimRecord, RequestRecord};
+use fleetkey_coordinator_core::{CommandError, Coordinator, Labels};
+use fleetkey_wire::{DeviceId, Now};
+use rand_core::CryptoRngCore;
+
+use super::answers::{ApiError, Body, Name};
+use super::device::{find_one, view_of};
+use super::{Api, Shared};
+use crate::api::{
+    ClaimList, ClaimView, DeviceView, LabelText, NewClaim, NewClaimSecret, RequestList, RequestView,
+};
+use crate::clock;
+
+pub(super) async fn claims(State(api): Shared) -> Result<Json<ClaimList>, ApiError> {
+    let claims = api.service.query(|coordinator, _| coordinator.claims().map(view).collect()).await?;
+    Ok(Json(ClaimList { claims }))
+}
+
+pub(super) async fn create_claim(
+    State(api): Shared,
+    Body(new): Body<NewClaim>,
+) -> Result<Response, ApiError> {
+    let NewClaim { note, uses, valid_seconds, labels, needs_approval } = new;
+    let labels = read_labels(&labels)?;
+    let expires_unix_seconds = clock::unix_seconds().saturating_add(valid_seconds);
+    let terms = ClaimTerms { note, uses, expires_unix_seconds, labels, needs_approval };
+    let shown =
+        api.service.decide(move |coordinator, now, rng| coordinator.create_claim(terms, now, rng)).await?;
+    let made = NewClaimSecret {
+        id: shown.id.to_string(),
+        claim: shown.reveal().to_string(),
+        uses,
+        expires_unix_seconds,
+    };
+    Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(made)).into_response())
+}
+
+pub(super) async fn end_claim(State(api): Shared, Name(id): Name) -> Result<Json<ClaimList>, ApiError> {
+    let id: ClaimId = id.parse().map_err(|_| ApiError::UnknownClaim(id))?;
+    api.service.decide(move |coordinator, now, _| coordinator.end_claim(id, now)).await?;
+    claims(State(api)).await
+}
+
+pub(super) async fn requests(State(api): Shared) -> Result<Json<RequestList>, ApiError> {
+    let requests =
+        api.service.query(|coordinator, _| coordinator.requests().map(request_view).collect()).await?;
+    Ok(Json(RequestList { requests }))
+}
+
+pub(super) async fn approve(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
+    let id = about(&api, name, Coordinator::approve).await?;
+    view_of(&api, id).await.map(Json)
+}
+
+pub(super) async fn deny(State(api): Shared, Name(name): Name) -> Result<Json<RequestList>, ApiError> {
+    about(&api, name, |coordinator, device, now, _| coordinator.deny(device, now)).await?;
+    requests(State(api)).await
+}
+
+pub(super) async fn forget(State(api): Shared, Name(name): Name) -> Result<Json<RequestList>, ApiError> {
+    about(&api, name, |coordinator, device, now, _| coordinator.forget_request(device, now)).await?;
+    requests(State(api)).await
+}
+
+/// Does something about the request of this name or id.
+async fn about(
+    api: &Api,
+    name: String,
+    act: impl FnOnce(&mut Coordinator, DeviceId, Now, &mut dyn CryptoRngCore) -> Result<(), CommandError>
+    + Send
+    + 'static,
+) -> Result<DeviceId, ApiError> {
+    let asked = name.clone();
+    let device = api
+        .service
+        .decide(move |coordinator, now, rng| {
+            let Some(device) = coordinator.find_request(&name) else { return Ok(None) };
+            act(coordinator, device, now, rng).map(|()| Some(device))
+        })
+        .await?;
+    device.ok_or(ApiError::UnknownRequest(asked))
+}
+
+pub(super) async fn label(
+    State(api): Shared,
+    Name(name): Name,
+    Body(LabelText { labels }): Body<LabelText>,
+) -> Result<Json<DeviceView>, ApiError> {
+    let (id, labels) = (find_one(&api, name).await?, read_labels(&labels)?);
+    api.service.decide(move |coordinator, now, rng| coordinator.label_device(id, labels, now, rng)).await?;
+    view_of(&api, id).await.map(Json)
+}
+
+/// The newest revocation list, for whoever wants it: it is public.
+pub(super) async fn revocation_list(State(api): Shared) -> Result<Response, ApiError> {
+    let list = api.lists.as_ref().and_then(|lists| lists.newest()).ok_or(ApiError::NoAuthority)?;
+    Ok(([(CONTENT_TYPE, "application/pkix-crl")], list).into_response())
+}
+
+pub(super) fn read_labels(text: &str) -> Result<Labels, ApiError> {
+    text.parse().map_err(|why: fleetkey_coordinator_core::BadLabels| ApiError::BadRequest(why.to_string()))
+}
+
+fn view(claim: &ClaimRecord) -> ClaimView {
+    ClaimView {
+        id: claim.id.to_string(),
+        note: claim.note.clone(),
+        uses: claim.uses,
+        used: claim.used,
+        created_unix_seconds: claim.created_unix_seconds,
+        expires_unix_seconds: claim.expires_unix_seconds,
+        labels: claim.labels.to_string(),
+        needs_approval: claim.needs_approval,
+    }
+}
+
+fn request_view(request: &RequestRecord) -> RequestView {
+    RequestView {
+        device: request.device,
+        name: request.name.clone(),
+        origin: request.origin.to_string(),
+        labels: request.labels.to_string(),
+        unix_seconds: request.unix_seconds,
+        is_denied: request.is_denied,
+    }
+}
