@@ -71,7 +71,9 @@ impl Pki {
         let key = IdentityKey::generate(&mut OsRng);
         let names = match role {
             Role::Broker => vec!["localhost".to_owned()],
-            Role::Coordinator { .. } | Role::Operator { .. } | Role::Device(_) => Vec::new(),
+            Role::Coordinator { .. } | Role::Registrar | Role::Operator { .. } | Role::Device(_) => {
+                Vec::new()
+            }
         };
         let leaf = self.ca.issue(role, &key.public_key(), &names, Validity::without_end(0)).unwrap();
         (self.ca.chain(leaf), key)
