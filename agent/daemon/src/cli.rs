@@ -1,5 +1,7 @@
 //! The command line: what can be said, and what a running agent is asked for.
 
+mod enroll;
+
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,10 @@ Everything a device needs is in the directory that `fleetkey device provision NA
   echo 'valve 3 shut' |
     fleetkey-agent --config pump-1/agent.toml seal --group pumps > message
   fleetkey-agent --config pump-2/agent.toml open < message    another device of the group reads it
+
+A device that makes its own key instead, and asks for a certificate:
+
+  fleetkey-agent enroll --est https://fleet.example:7601 --roots fleet-roots.pem --claim-file claim --out pump-3
 
 The agent keeps trying to reach its broker. What it has stored survives a crash at any point. Settings come from the
 file, then from variables such as FLEETKEY_AGENT__BROKER, then from flags.";
@@ -55,6 +61,7 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run the agent. This is what happens when no command is given.
     Run(Run),
+    Enroll(enroll::Enroll),
     Keys(Keys),
     Seal(Seal),
     Open(Open),
@@ -147,6 +154,7 @@ pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<
     match command {
         None => serve(load(run)?),
         Some(Command::Run(run)) => serve(load(run)?),
+        Some(Command::Enroll(enroll)) => enroll.run(out),
         Some(Command::Keys(keys)) => keys.run(&without_flags()?.socket, out),
         Some(Command::Seal(seal)) => seal.run(&without_flags()?.socket, out),
         Some(Command::Open(open)) => open.run(&without_flags()?.socket, out),
@@ -187,12 +195,15 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
     runtime.block_on(async {
         // The socket first: it tells a second agent that it is one, in words.
         let socket = Socket::bind(&settings.socket).await?;
-        let setup = settings.prepare()?;
+        let (setup, renewal) = settings.prepare()?;
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
         let agent = fleetkey_agent::spawn(setup)
             .with_context(|| format!("start from {}", settings.state.display()))?;
         tracing::info!(fleet = %settings.fleet, device = %settings.device, broker = settings.broker, "running");
+        if let Some(renewal) = renewal {
+            tokio::spawn(renewal.run());
+        }
         tokio::select! {
             () = socket.serve(agent.clone()) => bail!("the socket cannot be served"),
             () = agent.stopped() => bail!("the agent has stopped: its log says why"),

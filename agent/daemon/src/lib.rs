@@ -5,7 +5,10 @@
 //! `fleetkey-agent` runs one from a provisioning bundle ([`settings`]) and answers applications on a socket
 //! ([`socket`]). Deliberately absent: every decision of the protocol.
 
+pub mod enrol;
+pub mod est;
 mod handle;
+pub mod renewal;
 pub mod settings;
 pub mod socket;
 pub mod sqlite;

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use config::{Environment, File, FileFormat};
 use fleetkey_agent_core::AgentConfig;
+use fleetkey_identity::tls::{OwnCertificate, renewable_client_config};
 use fleetkey_identity::{
     BadCertificate, BadPem, FleetRoots, IdentityKey, Role, chain_from_pem, read_certificate,
 };
@@ -30,6 +31,8 @@ use fleetkey_vault::{MasterKey, MasterKeyError};
 use fleetkey_wire::{DeviceId, FleetId};
 use serde::Deserialize;
 
+use crate::est::EstError;
+use crate::renewal::Renewal;
 use crate::sqlite::SqliteStore;
 use crate::task::{AgentSetup, StartError};
 
@@ -52,6 +55,9 @@ pub struct Settings {
     pub device: DeviceId,
     /// `mqtts://host:port`, or `mqtt://host:port` without TLS.
     pub broker: String,
+    /// Where the certificate is renewed, `https://host:port`; without it nobody renews it.
+    #[serde(default)]
+    pub est: Option<String>,
     /// The device's certificate.
     #[serde(default = "defaults::certificate")]
     pub certificate: PathBuf,
@@ -219,6 +225,12 @@ pub enum SettingsError {
         /// The device.
         device: DeviceId,
     },
+    /// Not an EST server's address.
+    #[error("est: {why}")]
+    Est {
+        /// What is wrong with it.
+        why: String,
+    },
     /// There is no master key.
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),
@@ -290,7 +302,7 @@ impl Settings {
     ///
     /// # Errors
     /// [`SettingsError`], naming the file and what is wrong with it.
-    pub fn prepare(&self) -> Result<AgentSetup, SettingsError> {
+    pub fn prepare(&self) -> Result<(AgentSetup, Option<Renewal>), SettingsError> {
         let pem = |path: &Path| {
             let path = path.to_owned();
             move |why: BadPem| SettingsError::Pem { path, why }
@@ -300,7 +312,10 @@ impl Settings {
         let identity = self.read_key()?;
         self.check_own(&chain, &roots, &identity)?;
         let coordinator_chain = chain_from_pem(&read(&self.coordinator)?).map_err(pem(&self.coordinator))?;
-        let mqtt = self.mqtt_options(&chain, &identity, &roots)?;
+        let own =
+            OwnCertificate::new(&chain, &identity).map_err(|error| SettingsError::Tls(error.to_string()))?;
+        let mqtt = self.mqtt_options(&own, &roots)?;
+        let renewal = self.renewal(chain, &identity, &roots, own)?;
         let master = match std::env::var_os(MASTER_KEY_VARIABLE) {
             Some(_) => MasterKey::from_env(MASTER_KEY_VARIABLE)?,
             None => MasterKey::from_file(&self.master_key)?,
@@ -309,7 +324,20 @@ impl Settings {
             .map_err(|error| SettingsError::State { path: self.state.clone(), why: error.into() })?;
         let config =
             AgentConfig { fleet: self.fleet, device: self.device, identity, roots, coordinator_chain };
-        Ok(AgentSetup::new(config, Box::new(store), mqtt))
+        Ok((AgentSetup::new(config, Box::new(store), mqtt), renewal))
+    }
+
+    fn renewal(
+        &self,
+        chain: Vec<Vec<u8>>,
+        key: &IdentityKey,
+        roots: &FleetRoots,
+        own: OwnCertificate,
+    ) -> Result<Option<Renewal>, SettingsError> {
+        let Some(est) = &self.est else { return Ok(None) };
+        let est = est.parse().map_err(|why: EstError| SettingsError::Est { why: why.to_string() })?;
+        let (roots, key, device) = (roots.clone(), key.clone(), self.device);
+        Ok(Some(Renewal { est, roots, device, key, chain, own, file: self.certificate.clone() }))
     }
 
     fn read_key(&self) -> Result<IdentityKey, SettingsError> {
@@ -351,12 +379,7 @@ impl Settings {
         }
     }
 
-    fn mqtt_options(
-        &self,
-        chain: &[Vec<u8>],
-        identity: &IdentityKey,
-        roots: &FleetRoots,
-    ) -> Result<Options, SettingsError> {
+    fn mqtt_options(&self, own: &OwnCertificate, roots: &FleetRoots) -> Result<Options, SettingsError> {
         let url: BrokerUrl = self
             .broker
             .parse()
@@ -365,8 +388,8 @@ impl Settings {
         options.keep_alive = Duration::from_secs(self.mqtt.keep_alive_seconds.into());
         options.backoff.max = Duration::from_secs(self.mqtt.max_backoff_seconds.into());
         if url.is_tls() {
-            let tls = fleetkey_identity::tls::client_config(chain, identity, roots)
-                .map_err(|error| SettingsError::Tls(error.to_string()))?;
+            let tls =
+                renewable_client_config(own, roots).map_err(|error| SettingsError::Tls(error.to_string()))?;
             options.tls = Some(tls);
         }
         Ok(options)

@@ -7,6 +7,7 @@
 //! | `/simpleenroll` | POST | a claim as HTTP user and password, or a manufacturer's certificate | a certificate, or 202: ask again |
 //! | `/simplereenroll` | POST | a device, by the certificate that it has | a certificate with a later end |
 //! | `/crl` | GET | anybody | the revocation list |
+//! | `/fleet` | GET | anybody | where the broker is, and the coordinator's certificate, as JSON |
 //!
 //! Connections are bounded in number, time and size before anything is known of who is there. Leaves to a
 //! [`Registrar`] who is let in, and what is stored; deliberately absent: keys made for devices (`serverkeygen`), which
@@ -21,6 +22,6 @@ mod routes;
 mod server;
 
 pub use manufacturers::{BadManufacturer, IdFrom, Manufacturer, Manufacturers, Mapped};
-pub use registrar::{Answer, Applicant, Refusal, Registrar, Way};
+pub use registrar::{About, Answer, Applicant, Refusal, Registrar, Way};
 pub use routes::{MAX_BODY_BYTES, router};
 pub use server::{EstServer, Limits, ServerError};

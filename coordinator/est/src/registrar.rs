@@ -4,6 +4,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use fleetkey_identity::{Identity, SigningRequest};
+use fleetkey_wire::FleetId;
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::manufacturers::Mapped;
@@ -87,6 +89,19 @@ impl Refusal {
     }
 }
 
+/// What a device has to know besides its certificate. None of it is secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct About {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Where its broker is.
+    pub broker: String,
+    /// The coordinator's certificate chain, PEM, leaf first.
+    pub coordinator_certificate: String,
+    /// The fleet's roots, PEM.
+    pub fleet_roots: String,
+}
+
 /// Decides who is let in, stores it, and then issues.
 pub trait Registrar: Send + Sync + 'static {
     /// The CA certificates (DER) that devices are to know: pinned roots, and intermediates.
@@ -94,6 +109,9 @@ pub trait Registrar: Send + Sync + 'static {
 
     /// The newest revocation list (DER).
     fn revocation_list(&self) -> Option<Vec<u8>>;
+
+    /// What a device has to know besides its certificate, as JSON: see [`About`].
+    fn about(&self) -> About;
 
     /// A first certificate.
     fn enrol(&self, applicant: Applicant) -> impl Future<Output = Result<Answer, Refusal>> + Send;

@@ -55,6 +55,7 @@ pub fn router<R: Registrar>(registrar: Arc<R>, roots: FleetRoots, manufacturers:
         .route("/.well-known/est/cacerts", get(ca_certificates))
         .route("/.well-known/est/csrattrs", get(csr_attributes))
         .route("/.well-known/est/crl", get(revocation_list))
+        .route("/.well-known/est/fleet", get(about))
         .route("/.well-known/est/simpleenroll", post(enrol))
         .route("/.well-known/est/simplereenroll", post(reenrol))
         .fallback(not_found)
@@ -75,6 +76,10 @@ async fn revocation_list<R: Registrar>(State(desk): Shared<R>) -> Response {
         Some(list) => ([(CONTENT_TYPE, "application/pkix-crl")], list).into_response(),
         None => (StatusCode::NOT_FOUND, "there is no revocation list yet\n").into_response(),
     }
+}
+
+async fn about<R: Registrar>(State(desk): Shared<R>) -> Response {
+    axum::Json(desk.registrar.about()).into_response()
 }
 
 async fn not_found() -> Response {

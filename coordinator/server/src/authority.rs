@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use fleetkey_coordinator_core::certificates::NewCertificate;
+use fleetkey_est::About;
 use fleetkey_identity::{
     FleetCa, FleetRoots, IdentityKey, IssueError, KeyId, Revoked, Role, Validity, chain_to_pem,
     read_certificate,
@@ -169,6 +170,16 @@ impl Authority {
     /// The CA that issues.
     pub(crate) fn issuer(&self) -> KeyId {
         KeyId::of_certificate(self.ca.certificate_der())
+    }
+
+    /// What a device has to know besides its certificate.
+    pub(crate) fn about(&self) -> About {
+        About {
+            fleet: self.ca.fleet(),
+            broker: self.broker.clone(),
+            coordinator_certificate: chain_to_pem(&self.coordinator),
+            fleet_roots: self.roots.to_pem(),
+        }
     }
 
     /// What devices are to know: the pinned roots, and the intermediate that issues, if it is one.

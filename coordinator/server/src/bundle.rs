@@ -6,7 +6,7 @@ use fleetkey_vault::MasterKey;
 use rand_core::OsRng;
 
 use crate::api::Bundle;
-use crate::files::{FileError, NewDirectory};
+use fleetkey_vault::files::{FileError, NewDirectory};
 
 /// Writes `bundle` to a new directory, with a master key of the device's own that never travelled. Answers the
 /// path of the agent's settings.

@@ -11,7 +11,7 @@ use fleetkey_coordinator_core::Timing;
 use fleetkey_mqtt::{BadBrokerUrl, BrokerUrl};
 use serde::Deserialize;
 
-use crate::files::{self, FileError};
+use fleetkey_vault::files::{self, FileError};
 
 /// What every variable begins with; `FLEETKEY__API__LISTEN` is `listen` under `[api]`.
 pub const ENVIRONMENT_PREFIX: &str = "FLEETKEY";

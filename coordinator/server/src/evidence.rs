@@ -12,8 +12,8 @@ use fleetkey_coordinator_core::restore::{Revocation, Window};
 use fleetkey_wire::FleetId;
 use serde::{Deserialize, Serialize};
 
-use crate::files::FileError;
 use crate::remains::Remains;
+use fleetkey_vault::files::FileError;
 
 /// The layout of an exported audit log that this build writes and reads.
 pub const AUDIT_VERSION: u8 = 1;

@@ -24,10 +24,10 @@ use rand_core::OsRng;
 use serde::Serialize;
 
 use crate::clock;
-use crate::files::{FileError, NewDirectory};
 use crate::fleet::{Fleet, Party};
 use crate::http::Token;
 use crate::store::{OpenError, SqliteStore};
+use fleetkey_vault::files::{FileError, NewDirectory};
 
 /// What a fleet is made with.
 #[derive(Debug)]

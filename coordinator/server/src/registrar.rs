@@ -9,7 +9,7 @@ use fleetkey_coordinator_core::CommandError;
 use fleetkey_coordinator_core::enrolment::{
     Application, EnrolRefused, Enrolment, Proof, ShownClaim, Verdict,
 };
-use fleetkey_est::{Answer, Applicant, Refusal, Registrar, Way};
+use fleetkey_est::{About, Answer, Applicant, Refusal, Registrar, Way};
 use fleetkey_identity::{Identity, Role, SigningRequest};
 use fleetkey_wire::DeviceId;
 use fleetkey_wire::error::Named as _;
@@ -40,6 +40,10 @@ impl Registrar for EstRegistrar {
 
     fn revocation_list(&self) -> Option<Vec<u8>> {
         self.lists.newest()
+    }
+
+    fn about(&self) -> About {
+        self.authority.about()
     }
 
     async fn enrol(&self, applicant: Applicant) -> Result<Answer, Refusal> {

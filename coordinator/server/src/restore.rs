@@ -19,11 +19,11 @@ use crate::backup_file::{self, BadBackupFile, MAX_BACKUP_BYTES};
 use crate::clock;
 use crate::config::Config;
 use crate::evidence::{BadAudit, Evidence, after};
-use crate::files::{self, FileError};
 use crate::remains;
 use crate::serve::{Identity, ServeError, master_key};
 use crate::store::{OpenError, SqliteStore};
 use crate::when;
+use fleetkey_vault::files::{self, FileError};
 
 /// Seconds of an incarnation.
 const INCARNATION_SECONDS: u64 = 60;

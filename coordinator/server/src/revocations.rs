@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError};
 use crate::feed::PolicyFeed;
-use crate::files::{self, FileError};
 use crate::handle::ServiceHandle;
+use fleetkey_vault::files::{self, FileError};
 
 /// After how long a list that could not be made is tried again.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);

@@ -31,7 +31,6 @@ use crate::config::{
     MASTER_KEY_VARIABLE, ManufacturerConfig,
 };
 use crate::feed::PolicyFeed;
-use crate::files::{self, FileError};
 use crate::fleet::{Party, setup};
 use crate::handle::ServiceHandle;
 use crate::http::{self, Api, BadToken, Keep, Token};
@@ -44,6 +43,7 @@ use crate::service::{Service, ServiceConfig, StartError};
 use crate::shared_store::SharedStore;
 use crate::store::{OpenError, SqliteStore};
 use crate::when;
+use fleetkey_vault::files::{self, FileError};
 
 /// How long open connections to the API may finish.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);

@@ -2,12 +2,15 @@
 //!
 //! Nothing else in it counts: who a certificate names is decided by whoever issues it.
 
+use rcgen::{CertificateParams, DistinguishedName, DnType};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::OID_PKCS9_CHALLENGE_PASSWORD;
 use x509_parser::prelude::FromDer;
 
 use crate::certificate::{outer_signature, public_key};
 use crate::error::BadCertificate;
+use crate::key::IdentityKey;
+use crate::signer::RcgenKey;
 
 /// Largest request that is decoded. One with an Ed25519 key takes some 200 bytes.
 pub const MAX_CSR_BYTES: usize = 8 * 1024;
@@ -45,6 +48,15 @@ pub enum BadSigningRequest {
     /// It carries a password, which only a secret channel may see and which we do not use.
     #[error("the signing request holds a challenge password, which is not used here")]
     ChallengePassword,
+}
+
+/// Makes a request (DER) for `key`. The name is a wish: what a certificate says is decided by whoever issues it.
+pub fn signing_request(key: &IdentityKey, common_name: &str) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let request = params.serialize_request(&RcgenKey::new(key.clone()));
+    request.expect("a name and a key in memory always make a request").der().to_vec()
 }
 
 /// Reads a request and checks that its sender holds the key.

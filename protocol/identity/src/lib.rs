@@ -33,7 +33,7 @@ pub use certificate::{Identity, MAX_CERTIFICATE_BYTES, read_certificate};
 pub use fleetkey_wire::statement::KeyId;
 
 pub use crl::{BadCrl, Crl, MAX_CRL_BYTES, Revoked, Serial, crl_to_pem};
-pub use csr::{BadSigningRequest, MAX_CSR_BYTES, SigningRequest, read_signing_request};
+pub use csr::{BadSigningRequest, MAX_CSR_BYTES, SigningRequest, read_signing_request, signing_request};
 pub use error::{BadCertificate, BadPem};
 pub use key::IdentityKey;
 pub use pem::{certificates_from_pem, chain_from_pem, chain_to_pem};

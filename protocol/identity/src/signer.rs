@@ -37,6 +37,12 @@ impl CaKey for IdentityKey {
     }
 }
 
+impl AsRef<dyn CaKey> for IdentityKey {
+    fn as_ref(&self) -> &(dyn CaKey + 'static) {
+        self
+    }
+}
+
 /// Signs for rcgen, which builds what is signed.
 pub(crate) struct RcgenKey<K> {
     key: K,

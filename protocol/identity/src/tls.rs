@@ -5,14 +5,15 @@
 //! two Ed25519 verifications, and thousands of clients leave no tickets behind in memory.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_name};
+use rustls::client::{ResolvesClientCert, Resumption, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
+use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     ServerConfig, SignatureScheme,
@@ -67,6 +68,62 @@ pub fn client_config(
             server_is: ServerIs::Broker,
         }))
         .with_client_auth_cert(certificates(chain), key.to_private_key_der())?;
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// A party's own certificate and key, which may be replaced while connections are made with them. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct OwnCertificate(Arc<RwLock<Arc<CertifiedKey>>>);
+
+impl OwnCertificate {
+    /// This chain (DER, leaf first) with its key.
+    ///
+    /// # Errors
+    /// When they do not fit together.
+    pub fn new(chain: &[Vec<u8>], key: &IdentityKey) -> Result<Self, Error> {
+        Ok(Self(Arc::new(RwLock::new(certified(chain, key)?))))
+    }
+
+    /// Another chain: connections from now on show it.
+    ///
+    /// # Errors
+    /// When chain and key do not fit together; then the one before stays.
+    pub fn replace(&self, chain: &[Vec<u8>], key: &IdentityKey) -> Result<(), Error> {
+        let newer = certified(chain, key)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = newer;
+        Ok(())
+    }
+}
+
+impl ResolvesClientCert for OwnCertificate {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn certified(chain: &[Vec<u8>], key: &IdentityKey) -> Result<Arc<CertifiedKey>, Error> {
+    let key = provider().key_provider.load_private_key(key.to_private_key_der())?;
+    let certified = CertifiedKey::new(certificates(chain), key);
+    certified.keys_match()?;
+    Ok(Arc::new(certified))
+}
+
+/// As [`client_config`], for a party whose certificate is renewed while it runs.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn renewable_client_config(own: &OwnCertificate, roots: &FleetRoots) -> Result<Arc<ClientConfig>, Error> {
+    let verifier = FleetVerifier { roots: roots.clone(), server_is: ServerIs::Broker };
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(own.clone()));
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }

@@ -4,8 +4,11 @@
 //! and cannot be changed unnoticed. What it does not stop: an old value put back in its own place. Whoever can write
 //! the database can roll it back; what is stored must show that itself (DESIGN: incarnations).
 //!
+//! [`files`] are how secrets are kept outside a database: their owner's alone, whole or not there.
+//!
 //! Leaves to others: where values are kept, and how the master key came to its file.
 
+pub mod files;
 mod master;
 mod vault;
 

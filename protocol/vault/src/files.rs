@@ -46,12 +46,18 @@ impl FileError {
 }
 
 /// Reads a text file.
-pub(crate) fn read(path: &Path) -> Result<String, FileError> {
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn read(path: &Path) -> Result<String, FileError> {
     fs::read_to_string(path).map_err(FileError::io("read", path))
 }
 
 /// Reads a text file that only its owner may read; looked at as opened, not as named.
-pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
     let mut file = File::open(path).map_err(FileError::io("read", path))?;
     check_private(path, &file)?;
     let mut text = Zeroizing::new(String::new());
@@ -78,7 +84,7 @@ pub fn write_private(path: &Path, contents: &[u8], force: bool) -> Result<(), Fi
 }
 
 /// Writes a file that anybody may read, over the one that is there: whole, or not at all.
-pub(crate) fn write_public(path: &Path, contents: &[u8]) -> Result<(), FileError> {
+pub fn write_public(path: &Path, contents: &[u8]) -> Result<(), FileError> {
     write_whole(path, contents, true, 0o644)
 }
 
@@ -117,21 +123,21 @@ fn write_whole(path: &Path, contents: &[u8], force: bool, mode: u32) -> Result<(
 }
 
 /// Makes the name of a file last: what is in its directory is on the disk.
-pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
+pub fn sync_directory(path: &Path) -> Result<(), FileError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent).and_then(|directory| directory.sync_all()).map_err(FileError::io("write", parent))
 }
 
 /// A directory in the making. It appears under its name when it is complete, or not at all.
 #[derive(Debug)]
-pub(crate) struct NewDirectory {
+pub struct NewDirectory {
     path: PathBuf,
     draft: PathBuf,
 }
 
 impl NewDirectory {
     /// Begins a directory, which must not exist yet, or be empty.
-    pub(crate) fn begin(path: &Path) -> Result<Self, FileError> {
+    pub fn begin(path: &Path) -> Result<Self, FileError> {
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries.count(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
@@ -153,17 +159,17 @@ impl NewDirectory {
     }
 
     /// Where a file is before the directory is complete.
-    pub(crate) fn draft(&self, name: &str) -> PathBuf {
+    pub fn draft(&self, name: &str) -> PathBuf {
         self.draft.join(name)
     }
 
     /// Makes a directory inside.
-    pub(crate) fn directory(&self, name: &str) -> Result<(), FileError> {
+    pub fn directory(&self, name: &str) -> Result<(), FileError> {
         make_directory(&self.draft(name))
     }
 
     /// Writes a file inside.
-    pub(crate) fn write(&self, name: &str, contents: &str) -> Result<(), FileError> {
+    pub fn write(&self, name: &str, contents: &str) -> Result<(), FileError> {
         let path = self.draft(name);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
@@ -177,7 +183,7 @@ impl NewDirectory {
     }
 
     /// Gives it its name.
-    pub(crate) fn complete(self) -> Result<(), FileError> {
+    pub fn complete(self) -> Result<(), FileError> {
         fs::rename(&self.draft, &self.path).map_err(|error| {
             let kind = error.kind();
             if kind == io::ErrorKind::AlreadyExists || kind == io::ErrorKind::DirectoryNotEmpty {

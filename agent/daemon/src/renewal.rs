@@ -1,0 +1,98 @@
+//! A device's next certificate, long before the one that it has ends: same key, same identity, and no break in its
+//! connection, as only the next one shows it.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fleetkey_identity::tls::{OwnCertificate, enrolment_client_config};
+use fleetkey_identity::{FleetRoots, IdentityKey, chain_to_pem, read_certificate, signing_request};
+use fleetkey_vault::files::write_private;
+use fleetkey_wire::DeviceId;
+use rand_core::{OsRng, RngCore as _};
+
+use crate::enrol::{EnrolError, check};
+use crate::est::{Answer, Est, EstUrl};
+
+/// How often a device looks at its certificate.
+const LOOK_EVERY: Duration = Duration::from_secs(3_600);
+/// How long it waits after an attempt that failed, at first; it doubles up to [`LOOK_EVERY`].
+const FIRST_WAIT: Duration = Duration::from_secs(60);
+
+/// What is renewed, and where.
+pub struct Renewal {
+    /// The EST server.
+    pub est: EstUrl,
+    /// The fleet's roots.
+    pub roots: FleetRoots,
+    /// The device.
+    pub device: DeviceId,
+    /// Its key.
+    pub key: IdentityKey,
+    /// Its certificate chain (DER), leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// What connections show.
+    pub own: OwnCertificate,
+    /// The certificate's file.
+    pub file: PathBuf,
+}
+
+impl Renewal {
+    /// Renews the certificate whenever two thirds of its time are over, for as long as the process runs.
+    pub async fn run(mut self) {
+        let mut wait = FIRST_WAIT;
+        loop {
+            if !self.is_due(unix_seconds()) {
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            match self.renew().await {
+                Ok(None) => {
+                    tracing::info!(device = %self.device, "certificate renewed");
+                    wait = FIRST_WAIT;
+                }
+                Ok(Some(later)) => tokio::time::sleep(later).await,
+                Err(error) => {
+                    tracing::warn!(device = %self.device, %error, "the certificate was not renewed: trying again");
+                    // A fleet whose registrar was away does not come back as one.
+                    let jitter = u64::from(OsRng.next_u32()) % (wait.as_secs() / 2 + 1);
+                    tokio::time::sleep(wait + Duration::from_secs(jitter)).await;
+                    wait = (wait * 2).min(LOOK_EVERY);
+                }
+            }
+        }
+    }
+
+    /// Whether two thirds of the certificate's time are over.
+    pub fn is_due(&self, now_unix_seconds: i64) -> bool {
+        let Some(Ok(leaf)) = self.chain.first().map(|leaf| read_certificate(leaf)) else { return false };
+        let (begin, end) = (leaf.not_before_unix_seconds, leaf.not_after_unix_seconds);
+        now_unix_seconds >= begin + (end - begin) / 3 * 2
+    }
+
+    /// Asks for the next certificate. How long to wait, if it is not to be had yet.
+    ///
+    /// # Errors
+    /// [`EnrolError`]; the certificate before stays.
+    pub async fn renew(&mut self) -> Result<Option<Duration>, EnrolError> {
+        let tls = enrolment_client_config(Some((&self.chain, &self.key)), &self.roots)?;
+        let request = signing_request(&self.key, &self.device.to_string());
+        let chain = match Est::new(self.est.clone(), tls).reenrol(&request).await? {
+            Answer::Issued(chain) => chain,
+            Answer::AskAgain(wait) => return Ok(Some(wait)),
+        };
+        let device = check(&self.roots, &chain, &self.key)?;
+        if device != self.device {
+            return Err(EnrolError::OfAnother { got: device.to_string() });
+        }
+        // On the disk first: what connections show must be there after a crash, too.
+        write_private(&self.file, chain_to_pem(&chain).as_bytes(), true)?;
+        self.own.replace(&chain, &self.key)?;
+        self.chain = chain;
+        Ok(None)
+    }
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
