@@ -62,6 +62,8 @@ pub struct EnrolmentConfig {
     pub names: Vec<String>,
     /// Whether devices that show a claim come in at once; a claim may ask for an operator besides.
     pub claims: Approval,
+    /// When a device that waits for an operator is to ask again.
+    pub ask_again_seconds: u32,
     /// How long devices' certificates are valid, in days. They renew them when two thirds are over.
     pub device_days: u32,
     /// The file that the revocation list is put into, PEM, for brokers that read files.
@@ -234,6 +236,7 @@ impl Default for EnrolmentConfig {
             listen: None,
             names: vec!["localhost".into(), "127.0.0.1".into()],
             claims: Approval::default(),
+            ask_again_seconds: 30,
             device_days: 365,
             crl: "fleet.crl".into(),
             crl_hours: 48,

@@ -20,8 +20,6 @@ use crate::handle::ServiceHandle;
 use crate::revocations::RevocationLists;
 use crate::rules::Rules;
 
-/// When a device that waits for an operator is to ask again.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// When a device is to ask again that came at a bad moment.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -31,6 +29,8 @@ pub(crate) struct EstRegistrar {
     pub(crate) authority: Arc<Authority>,
     pub(crate) lists: RevocationLists,
     pub(crate) rules: Rules,
+    /// When a device that waits for an operator is to ask again.
+    pub(crate) ask_again: Duration,
 }
 
 impl Registrar for EstRegistrar {
@@ -69,7 +69,7 @@ impl Registrar for EstRegistrar {
             .map_err(failed)?;
         match decided {
             Ok(Enrolment::Enrolled { device, .. }) => self.issue(device, &public_key).await,
-            Ok(Enrolment::Waits { .. }) => Ok(Answer::Waits(ASK_AGAIN)),
+            Ok(Enrolment::Waits { .. }) => Ok(Answer::Waits(self.ask_again)),
             Err(refused) => Err(refusal(&refused)),
         }
     }

@@ -307,7 +307,9 @@ async fn start_est(
     let (roots, limits) = (identity.roots.clone(), Limits::default());
     let server = EstServer::bind(listen, &chain, &key, roots.clone(), manufacturers.clone(), limits).await?;
     let (address, renew) = (server.address(), server.renewer());
-    let registrar = EstRegistrar { service: service.clone(), authority: authority.clone(), lists, rules };
+    let ask_again = Duration::from_secs(config.enrolment.ask_again_seconds.into());
+    let registrar =
+        EstRegistrar { service: service.clone(), authority: authority.clone(), lists, rules, ask_again };
     let router = fleetkey_est::router(Arc::new(registrar), roots, manufacturers);
     let renewing = stop.clone();
     tokio::spawn(async move {

@@ -133,7 +133,7 @@ fn show_crl(config: &Config, json: bool, out: &mut impl Write) -> anyhow::Result
     if let Some(next) = next {
         writeln!(out, "  valid until {}", when::show(next))?;
     }
-    writeln!(out, "  {} certificates no longer count", serials.len())?;
+    writeln!(out, "  no longer counting: {}", show::count(serials.len() as u64, "certificate"))?;
     for serial in serials {
         writeln!(out, "  {serial}")?;
     }

@@ -46,6 +46,10 @@ pub(crate) fn device(out: &mut impl Write, device: &DeviceView) -> anyhow::Resul
     writeln!(out, "id        {}", device.id)?;
     writeln!(out, "standing  {}", standing(&device.standing))?;
     writeln!(out, "link      {}", online(device.online))?;
+    writeln!(out, "came by   {}", device.origin)?;
+    if !device.labels.is_empty() {
+        writeln!(out, "labels    {}", device.labels)?;
+    }
     if device.groups.is_empty() {
         return Ok(());
     }
