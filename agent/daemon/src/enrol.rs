@@ -131,6 +131,7 @@ pub async fn enrol(enrolment: &Enrolment, waits: impl Fn(Duration)) -> Result<En
     };
     let device = check(&roots, &chain, &key)?;
     let about = est.about().await?;
+    check_about(&roots, &about)?;
     complete(enrolment, &roots, &chain, &about, device)?;
     Ok(Enrolled { fleet: roots.fleet(), device, config })
 }
@@ -169,7 +170,20 @@ fn make_directory(path: &Path) -> Result<(), EnrolError> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|source| EnrolError::Directory { path: path.to_owned(), source })
+    builder.create(path).map_err(|source| EnrolError::Directory { path: path.to_owned(), source })?;
+    Ok(files::sync_directory(path)?)
+}
+
+/// Whether the agent could be started with this: a directory that says it is complete must be.
+fn check_about(roots: &FleetRoots, about: &About) -> Result<(), EnrolError> {
+    let pem = |why| EnrolError::Pem { what: "the coordinator's certificate", why };
+    let chain = fleetkey_identity::chain_from_pem(&about.coordinator_certificate).map_err(pem)?;
+    match roots.verify(&chain, None)?.role {
+        Role::Coordinator { .. } => Ok(()),
+        role @ (Role::Device(_) | Role::Broker | Role::Registrar | Role::Operator { .. }) => {
+            Err(EnrolError::OfAnother { got: role.to_string() })
+        }
+    }
 }
 
 /// Writes everything that an agent is started with; its settings come last.

@@ -49,13 +49,13 @@ impl Renewal {
                 Ok(None) => {
                     tracing::info!(device = %self.device, "certificate renewed");
                     wait = FIRST_WAIT;
+                    // It may be due again, on a clock that is ahead: once an hour is enough.
+                    tokio::time::sleep(LOOK_EVERY).await;
                 }
-                Ok(Some(later)) => tokio::time::sleep(later).await,
+                Ok(Some(later)) => tokio::time::sleep(later.max(wait) + jitter(later.max(wait))).await,
                 Err(error) => {
                     tracing::warn!(device = %self.device, %error, "the certificate was not renewed: trying again");
-                    // A fleet whose registrar was away does not come back as one.
-                    let jitter = u64::from(OsRng.next_u32()) % (wait.as_secs() / 2 + 1);
-                    tokio::time::sleep(wait + Duration::from_secs(jitter)).await;
+                    tokio::time::sleep(wait + jitter(wait)).await;
                     wait = (wait * 2).min(LOOK_EVERY);
                 }
             }
@@ -90,6 +90,11 @@ impl Renewal {
         self.chain = chain;
         Ok(None)
     }
+}
+
+/// A fleet whose registrar was away does not come back as one.
+fn jitter(wait: Duration) -> Duration {
+    Duration::from_secs(u64::from(OsRng.next_u32()) % (wait.as_secs() / 2 + 1))
 }
 
 fn unix_seconds() -> i64 {

@@ -43,6 +43,7 @@ impl Coordinator {
     /// # Errors
     /// When the device is not enrolled, is revoked, has another key, or has too many certificates already.
     pub fn record_certificate(&mut self, new: NewCertificate, now: Now) -> Result<(), CommandError> {
+        self.check_issuing()?;
         let NewCertificate { device: id, public_key, serial, issuer, not_after_unix_seconds } = new;
         let device = self.devices.get_mut(&id).ok_or(CommandError::UnknownDevice(id))?;
         if device.is_revoked() {
@@ -51,15 +52,18 @@ impl Coordinator {
         if device.record.public_key != public_key {
             return Err(CommandError::OtherKey(id));
         }
-        if device.certificates.iter().any(|known| known.serial == serial) {
+        if device.certificates.iter().any(|known| known.serial == serial && known.issuer == issuer.0) {
             return Ok(());
         }
-        let (expired, live): (Vec<_>, Vec<_>) = std::mem::take(&mut device.certificates)
-            .into_iter()
-            .partition(|known| known.not_after_unix_seconds < now.unix_seconds);
-        device.certificates = live;
-        for certificate in expired {
-            self.context.delete(&certificate);
+        if device.certificates.len() >= MAX_CERTIFICATES {
+            // Not before there has to be room: a clock that is ahead would have what still counts forgotten.
+            let (expired, live): (Vec<_>, Vec<_>) = std::mem::take(&mut device.certificates)
+                .into_iter()
+                .partition(|known| known.not_after_unix_seconds < now.unix_seconds);
+            device.certificates = live;
+            for certificate in expired {
+                self.context.delete(&certificate);
+            }
         }
         if device.certificates.len() >= MAX_CERTIFICATES {
             return Err(CommandError::TooManyCertificates(id));
@@ -71,7 +75,11 @@ impl Coordinator {
     }
 
     /// The next revocation list of the CA with this certificate. Its number is stored with it.
-    pub fn next_revocation_list(&mut self, issuer: KeyId, now: Now) -> RevocationList {
+    ///
+    /// # Errors
+    /// [`CommandError::Superseded`]: what a copy does not know of must not be taken for valid.
+    pub fn next_revocation_list(&mut self, issuer: KeyId, now: Now) -> Result<RevocationList, CommandError> {
+        self.check_issuing()?;
         let number = (self.context.meta.crl_number + 1).max(now.unix_seconds);
         self.context.meta.crl_number = number;
         self.context.put(&self.context.meta.clone());
@@ -83,7 +91,7 @@ impl Coordinator {
             });
             revoked.extend(listed.map(|certificate| (certificate.serial.clone(), unix_seconds)));
         }
-        RevocationList { number, revoked }
+        Ok(RevocationList { number, revoked })
     }
 
     /// The certificates of a device that have not expired, as far as they are known.

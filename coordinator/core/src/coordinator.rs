@@ -450,6 +450,10 @@ impl Coordinator {
             return Err(CommandError::KeyInUse { device: id, other: *other });
         }
         self.check_key(id, &public_key).map_err(|why| CommandError::BadKey { device: id, why })?;
+        if self.desk.requests.contains_key(&id) {
+            // Whoever asked under this id is not who the operator enrols.
+            self.drop_request(id);
+        }
         let record = DeviceRecord {
             id,
             name: name.to_owned(),
@@ -497,9 +501,9 @@ impl Coordinator {
             return Err(CommandError::Revoked(id));
         }
         self.context.audit(now, "label", id, &labels);
-        device.record.labels = labels;
+        let before = std::mem::replace(&mut device.record.labels, labels);
         self.context.put(&device.record);
-        self.want_where_selected(id, now, rng);
+        self.want_where_selected(id, &before, now, rng);
         Ok(())
     }
 
@@ -516,16 +520,18 @@ impl Coordinator {
         rng: &mut dyn CryptoRngCore,
     ) -> Result<usize, CommandError> {
         let record = &mut self.groups.get_mut(&group).ok_or(CommandError::UnknownGroup(group))?.record;
-        record.selector = selector.filter(|selector| !selector.is_empty());
+        let selector = selector.filter(|selector| !selector.is_empty());
+        let before = std::mem::replace(&mut record.selector, selector).unwrap_or_default();
         self.context.put(record);
         let shown = record.selector.clone().unwrap_or_default();
         self.context.audit(now, "select", group, &shown);
-        let selected: Vec<DeviceId> = self
-            .devices
-            .values()
-            .filter(|device| !device.is_revoked() && shown.select(&device.record.labels))
-            .map(Device::id)
-            .collect();
+        let newly = |device: &&Device| {
+            let labels = &device.record.labels;
+            let has_room = device.groups.len() < fleetkey_wire::limits::MAX_CELLS_PER_DEVICE;
+            // Whoever was selected before is in, or was taken out on purpose.
+            !device.is_revoked() && has_room && shown.select(labels) && !before.select(labels)
+        };
+        let selected: Vec<DeviceId> = self.devices.values().filter(newly).map(Device::id).collect();
         self.add_members(group, &selected, now, rng)
     }
 
@@ -717,7 +723,7 @@ impl Coordinator {
         by_id.or_else(|| self.group_names.get(name_or_id).copied())
     }
 
-    fn check_issuing(&self) -> Result<(), CommandError> {
+    pub(crate) fn check_issuing(&self) -> Result<(), CommandError> {
         if self.context.is_superseded() { Err(CommandError::Superseded) } else { Ok(()) }
     }
 

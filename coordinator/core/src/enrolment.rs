@@ -117,6 +117,9 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<Enrolment, EnrolRefused> {
+        if self.context.is_superseded() {
+            return Err(EnrolRefused::Superseded);
+        }
         let origin = self.origin_of(&application.proof)?;
         if let Some(known) = self.desk.keys.get(&application.public_key) {
             return self.asked_before(*known, &application.proof, &origin);
@@ -206,8 +209,8 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<(), CommandError> {
-        let mut request = self.desk.requests.remove(&device).ok_or(CommandError::NoRequest(device))?;
-        self.context.delete(&request);
+        self.check_issuing()?;
+        let mut request = self.drop_request(device).ok_or(CommandError::NoRequest(device))?;
         request.name = self.free_name(Some(&request.name), device);
         self.context.audit(now, "approve", device, &request.name);
         self.admit(request, now, rng);
@@ -231,11 +234,18 @@ impl Coordinator {
     /// # Errors
     /// [`CommandError::NoRequest`].
     pub fn forget_request(&mut self, device: DeviceId, now: Now) -> Result<(), CommandError> {
-        let request = self.desk.requests.remove(&device).ok_or(CommandError::NoRequest(device))?;
-        self.desk.keys.remove(&request.public_key);
-        self.context.delete(&request);
+        let request = self.drop_request(device).ok_or(CommandError::NoRequest(device))?;
+        // It let nobody in.
+        self.give_claim_back(&request.origin);
         self.context.audit(now, "forget_request", device, &request.name);
         Ok(())
+    }
+
+    pub(crate) fn drop_request(&mut self, device: DeviceId) -> Option<RequestRecord> {
+        let request = self.desk.requests.remove(&device)?;
+        self.desk.keys.remove(&request.public_key);
+        self.context.delete(&request);
+        Some(request)
     }
 
     /// Those that wait for an operator's word, or were denied.
@@ -243,10 +253,13 @@ impl Coordinator {
         self.desk.requests.values()
     }
 
-    /// The request of this id or name.
+    /// The request of this id or name. A name that several have names none of them.
     pub fn find_request(&self, name_or_id: &str) -> Option<DeviceId> {
         let by_id = name_or_id.parse().ok().filter(|id| self.desk.requests.contains_key(id));
-        let by_name = || self.desk.requests.values().find(|request| request.name == name_or_id);
+        let by_name = || {
+            let mut named = self.desk.requests.values().filter(|request| request.name == name_or_id);
+            named.next().filter(|_| named.next().is_none())
+        };
         by_id.or_else(|| by_name().map(|request| request.device))
     }
 
@@ -269,20 +282,29 @@ impl Coordinator {
             &detail,
             now,
         );
-        self.want_where_selected(device, now, rng);
+        self.want_where_selected(device, &Labels::default(), now, rng);
     }
 
-    /// Wants a device in the groups whose selectors select it.
-    pub(crate) fn want_where_selected(&mut self, device: DeviceId, now: Now, rng: &mut dyn CryptoRngCore) {
+    /// Wants a device in the groups whose selectors select it, and did not while it was labelled as `before`: it was
+    /// taken out of those on purpose, if it is not in them.
+    pub(crate) fn want_where_selected(
+        &mut self,
+        device: DeviceId,
+        before: &Labels,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) {
         let Some(known) = self.devices.get(&device) else { return };
         let selects = |selector: &Option<Labels>| {
-            selector.as_ref().is_some_and(|selector| selector.select(&known.record.labels))
+            let newly = |selector: &Labels| selector.select(&known.record.labels) && !selector.select(before);
+            selector.as_ref().is_some_and(newly)
         };
         let groups: Vec<_> = self
             .groups
             .values()
             .filter(|group| selects(&group.record.selector))
             .map(|group| group.id())
+            .filter(|group| !known.groups.contains(group))
             .take(fleetkey_wire::limits::MAX_CELLS_PER_DEVICE.saturating_sub(known.groups.len()))
             .collect();
         for group in groups {
@@ -293,15 +315,19 @@ impl Coordinator {
 
     /// The name that it would like, or one that nobody has.
     fn free_name(&self, wish: Option<&str>, device: DeviceId) -> String {
+        let is_free = |name: &String| {
+            !self.names.contains_key(name)
+                && self.desk.requests.values().all(|other| other.device == device || other.name != *name)
+        };
         let id = device.to_string();
         let short = id.split('-').next().unwrap_or(&id);
-        match wish {
-            Some(wish) if crate::coordinator::check_name(wish).is_ok() && !self.names.contains_key(wish) => {
-                wish.to_owned()
-            }
-            // The tail of an id may be anybody's, the whole of it is one device's.
-            Some(_) | None if self.names.contains_key(&format!("device-{short}")) => format!("device-{id}"),
-            Some(_) | None => format!("device-{short}"),
-        }
+        // What an applicant calls itself stands in an operator's terminal: nothing there may look like something else.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let wish = wish.filter(|wish| wish.bytes().all(is_plain));
+        let wish = wish.filter(|wish| crate::coordinator::check_name(wish).is_ok()).map(str::to_owned);
+        let further = (2..).map(|number| format!("device-{id}.{number}"));
+        let names =
+            wish.into_iter().chain([format!("device-{short}"), format!("device-{id}")]).chain(further);
+        names.into_iter().find(is_free).unwrap_or_default()
     }
 }

@@ -49,11 +49,15 @@ impl Labels {
         !self.0.is_empty() && self.0.iter().all(|(key, value)| labels.0.get(key) == Some(value))
     }
 
-    /// These, and those of `others` whose keys are not among them.
+    /// These, and those of `others` whose keys are not among them, as far as there is room.
     #[must_use]
     pub fn with(&self, others: &Self) -> Self {
-        let mut all = others.0.clone();
-        all.extend(self.0.clone());
+        let mut all = self.0.clone();
+        for (key, value) in &others.0 {
+            if all.len() < MAX_LABELS {
+                all.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
         Self(all)
     }
 }

@@ -122,7 +122,7 @@ fn by_claim(claim: &ShownClaim, public_key: [u8; 32]) -> Application {
 fn by_maker(device: DeviceId, public_key: [u8; 32]) -> Application {
     Application {
         public_key,
-        name: Some("pump 7".into()),
+        name: Some("pump-7".into()),
         proof: Proof::Manufacturer { manufacturer: "acme".into(), device },
         verdict: Verdict::Approve,
         labels: Labels::default(),
@@ -344,7 +344,7 @@ fn a_name_that_is_taken_or_none_gives_way() {
     let named = |name: &str| Application { name: Some(name.into()), ..by_claim(&claim, key()) };
     let first = enrolled(desk.apply(&named("pump")));
     assert_eq!(desk.coordinator.device(first).unwrap().name, "pump");
-    for wish in ["pump", "a\nb", ""] {
+    for wish in ["pump", "a\nb", "", "pump 7", "p\u{202e}ump"] {
         let device = enrolled(desk.apply(&named(wish)));
         let name = desk.coordinator.device(device).unwrap().name.clone();
         assert!(name.starts_with("device-"), "{name}");
@@ -377,21 +377,21 @@ fn the_revocation_list_names_what_revoked_devices_hold() {
         desk.coordinator.record_certificate(new, desk.now).unwrap();
     }
     desk.commit();
-    let before = desk.coordinator.next_revocation_list(KeyId([1; 8]), desk.now);
+    let before = desk.coordinator.next_revocation_list(KeyId([1; 8]), desk.now).unwrap();
     assert!(before.revoked.is_empty());
     desk.revoke(lost);
     desk.reload();
-    let mut list = desk.coordinator.next_revocation_list(KeyId([1; 8]), desk.now);
+    let mut list = desk.coordinator.next_revocation_list(KeyId([1; 8]), desk.now).unwrap();
     assert_eq!(list.revoked, [(vec![1; 16], START), (vec![2; 16], START)]);
     assert!(list.number > before.number);
     desk.commit();
     // A clock that was set back makes no older list.
     desk.now.unix_seconds -= DAY;
     desk.reload();
-    let again = desk.coordinator.next_revocation_list(KeyId([1; 8]), desk.now);
+    let again = desk.coordinator.next_revocation_list(KeyId([1; 8]), desk.now).unwrap();
     assert!(again.number > list.number);
     desk.now.unix_seconds += 3 * DAY;
-    list = desk.coordinator.next_revocation_list(KeyId([1; 8]), desk.now);
+    list = desk.coordinator.next_revocation_list(KeyId([1; 8]), desk.now).unwrap();
     assert_eq!(list.revoked, [(vec![2; 16], START)], "what has expired need not be on it");
 }
 

@@ -32,6 +32,7 @@ impl Refusals {
 
     /// How long this address has to wait, if it has to.
     pub(crate) fn must_wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let address = of_one_host(address);
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = seen.get(&address).filter(|seen| seen.refusals >= self.most)?;
         self.within.checked_sub(now.saturating_duration_since(seen.since)).filter(|wait| !wait.is_zero())
@@ -39,6 +40,7 @@ impl Refusals {
 
     /// This address was turned away.
     pub(crate) fn count(&self, address: IpAddr, now: Instant) {
+        let address = of_one_host(address);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over = |seen: &Seen| now.saturating_duration_since(seen.since) >= self.within;
         if seen.len() >= MAX_ADDRESSES && !seen.contains_key(&address) {
@@ -53,6 +55,14 @@ impl Refusals {
             *entry = Seen { refusals: 0, since: now };
         }
         entry.refusals = entry.refusals.saturating_add(1);
+    }
+}
+
+/// A host has 2^64 addresses of IPv6, and one of IPv4.
+fn of_one_host(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(six) => IpAddr::from((u128::from(six) >> 64 << 64).to_be_bytes()),
     }
 }
 

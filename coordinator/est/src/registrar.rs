@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use fleetkey_identity::{Identity, SigningRequest};
 use fleetkey_wire::FleetId;
 use serde::Serialize;
@@ -108,7 +109,7 @@ pub trait Registrar: Send + Sync + 'static {
     fn ca_certificates(&self) -> Vec<Vec<u8>>;
 
     /// The newest revocation list (DER).
-    fn revocation_list(&self) -> Option<Vec<u8>>;
+    fn revocation_list(&self) -> Option<Bytes>;
 
     /// What a device has to know besides its certificate, as JSON: see [`About`].
     fn about(&self) -> About;

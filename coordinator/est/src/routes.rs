@@ -31,6 +31,9 @@ const MAX_REFUSALS: u32 = 20;
 /// For how long.
 const REFUSALS_WITHIN: Duration = Duration::from_secs(60);
 
+/// An ordinary client asks once without credentials, to hear which are wanted: that is no guess.
+const NOTHING_SHOWN: &str = "nothing_shown";
+
 const TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-encoding");
 const CERTS_ONLY: &str = "application/pkcs7-mime; smime-type=certs-only";
 
@@ -117,7 +120,13 @@ impl<R> Desk<R> {
     /// Gives the answer, unless the address has been turned away too often.
     async fn answer(&self, peer: &Peer, asked: impl Future<Output = Result<Answer, Refusal>>) -> Response {
         let address = peer.address.ip();
-        let answer = match self.refusals.must_wait(address, Instant::now()) {
+        // Whoever has shown a certificate that is good is not guessing.
+        let must_wait = if peer.certificates.is_empty() {
+            self.refusals.must_wait(address, Instant::now())
+        } else {
+            None
+        };
+        let answer = match must_wait {
             Some(retry_after) => Err(Refusal::Unavailable {
                 name: "too_many_refusals",
                 why: "this address was turned away too often".to_owned(),
@@ -125,7 +134,7 @@ impl<R> Desk<R> {
             }),
             None => {
                 let answer = asked.await;
-                if matches!(answer, Err(Refusal::Unauthorized { .. })) {
+                if matches!(&answer, Err(Refusal::Unauthorized { name, .. }) if *name != NOTHING_SHOWN) {
                     self.refusals.count(address, Instant::now());
                 }
                 answer
@@ -156,7 +165,7 @@ impl<R> Desk<R> {
         }
         if peer.certificates.is_empty() {
             let why = "show a claim as user and password, or a manufacturer's certificate".to_owned();
-            return Err(Refusal::Unauthorized { name: "nothing_shown", why });
+            return Err(Refusal::Unauthorized { name: NOTHING_SHOWN, why });
         }
         if let Some(mapped) = self.manufacturers.map(&peer.certificates, now()) {
             return Ok(Way::Manufacturer(mapped));
@@ -172,7 +181,7 @@ impl<R> Desk<R> {
     fn device(&self, peer: &Peer) -> Result<Identity, Refusal> {
         if peer.certificates.is_empty() {
             let why = "show the certificate that is to be renewed".to_owned();
-            return Err(Refusal::Unauthorized { name: "nothing_shown", why });
+            return Err(Refusal::Unauthorized { name: NOTHING_SHOWN, why });
         }
         let seconds = i64::try_from(now().as_secs()).unwrap_or(i64::MAX);
         let identity = self

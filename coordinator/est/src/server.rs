@@ -1,8 +1,9 @@
 //! From a TCP connection to requests: TLS, HTTP/1.1, and a limit on everything.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::{Extension, Router};
@@ -34,7 +35,7 @@ pub(crate) struct Peer {
 /// How much is borne.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at the same time. More wait for as long as a handshake may take.
+    /// Connections at the same time; more wait in the system's queue. One address may hold a quarter of them.
     pub max_connections: usize,
     /// How long TLS may take.
     pub handshake_timeout: Duration,
@@ -75,7 +76,7 @@ pub enum ServerError {
 pub struct EstServer {
     socket: TcpListener,
     address: SocketAddr,
-    tls: Arc<std::sync::RwLock<Arc<ServerConfig>>>,
+    tls: Arc<RwLock<Arc<ServerConfig>>>,
     clients: Arc<Clients>,
     limits: Limits,
 }
@@ -98,7 +99,7 @@ impl EstServer {
         let listen = |source| ServerError::Listen { address, source };
         let socket = TcpListener::bind(address).await.map_err(listen)?;
         let address = socket.local_addr().map_err(listen)?;
-        Ok(Self { socket, address, tls: Arc::new(std::sync::RwLock::new(tls)), clients, limits })
+        Ok(Self { socket, address, tls: Arc::new(RwLock::new(tls)), clients, limits })
     }
 
     /// Where it listens.
@@ -113,7 +114,7 @@ impl EstServer {
         let (tls, clients) = (self.tls.clone(), self.clients.clone());
         move |chain, key| {
             let config = enrolment_server_config(chain, key, clients.clone())?;
-            *tls.write().unwrap_or_else(std::sync::PoisonError::into_inner) = config;
+            *tls.write().unwrap_or_else(PoisonError::into_inner) = config;
             Ok(())
         }
     }
@@ -122,7 +123,11 @@ impl EstServer {
     pub async fn run(self, router: Router, stop: CancellationToken) {
         let room = Arc::new(Semaphore::new(self.limits.max_connections));
         let connections = TaskTracker::new();
-        while let Some(accepted) = stop.run_until_cancelled(self.socket.accept()).await {
+        let held = Arc::new(Held::default());
+        loop {
+            // A place first: what waits for one waits in the system's queue, and costs us nothing.
+            let Some(Ok(place)) = stop.run_until_cancelled(room.clone().acquire_owned()).await else { break };
+            let Some(accepted) = stop.run_until_cancelled(self.socket.accept()).await else { break };
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -131,14 +136,14 @@ impl EstServer {
                     continue;
                 }
             };
-            let tls = self.tls.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            let (room, router, limits, stop) = (room.clone(), router.clone(), self.limits, stop.clone());
+            let tls = self.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let Some(own) = Held::take(&held, address.ip(), self.limits.max_connections / 4) else {
+                metrics::counter!("fleetkey_est_refused_total", "reason" => "too_many_of_one").increment(1);
+                continue;
+            };
+            let (router, limits, stop) = (router.clone(), self.limits, stop.clone());
             connections.spawn(async move {
-                let Ok(Ok(_place)) = tokio::time::timeout(limits.handshake_timeout, room.acquire()).await
-                else {
-                    metrics::counter!("fleetkey_est_refused_total", "reason" => "no_room").increment(1);
-                    return;
-                };
+                let _place = (place, own);
                 let serving = serve(stream, address, tls, router, limits, &stop);
                 if tokio::time::timeout(limits.connection_timeout, serving).await.is_err() {
                     metrics::counter!("fleetkey_est_refused_total", "reason" => "connection_timeout")
@@ -148,6 +153,40 @@ impl EstServer {
         }
         connections.close();
         connections.wait().await;
+    }
+}
+
+/// Connections that each address holds.
+#[derive(Debug, Default)]
+struct Held(Mutex<BTreeMap<IpAddr, usize>>);
+
+/// One of them, for as long as it lives.
+struct OneOf {
+    held: Arc<Held>,
+    address: IpAddr,
+}
+
+impl Held {
+    fn take(held: &Arc<Self>, address: IpAddr, most: usize) -> Option<OneOf> {
+        let mut all = held.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(address).or_default();
+        if *count >= most.max(1) {
+            return None;
+        }
+        *count += 1;
+        Some(OneOf { held: held.clone(), address })
+    }
+}
+
+impl Drop for OneOf {
+    fn drop(&mut self) {
+        let mut all = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.address);
+            }
+        }
     }
 }
 

@@ -157,8 +157,10 @@ impl Authority {
         let revoked: Vec<Revoked> =
             revoked.into_iter().map(|(serial, unix_seconds)| Revoked { serial, unix_seconds }).collect();
         let hours = i64::from(self.validities.crl_hours.max(1));
-        let validity =
-            Validity { not_before_unix_seconds: now(), not_after_unix_seconds: now() + hours * 3_600 };
+        let validity = Validity {
+            not_before_unix_seconds: now() - 3_600,
+            not_after_unix_seconds: now() + hours * 3_600,
+        };
         self.ca.revocation_list(number, validity, &revoked)
     }
 

@@ -22,6 +22,9 @@ pub const MASTER_KEY_VARIABLE: &str = "FLEETKEY_MASTER_KEY";
 /// The variable that holds the passphrase of the CA's key, where no file does.
 pub const CA_PASSPHRASE_VARIABLE: &str = "FLEETKEY_CA_PASSPHRASE";
 
+/// Certificates that end sooner are renewed all day.
+const MIN_DEVICE_DAYS: u32 = 7;
+
 /// Where a broker is looked for that was not named.
 pub const DEFAULT_BROKER_URL: &str = "mqtts://localhost:8883";
 
@@ -362,6 +365,13 @@ impl Config {
         let broker = |why| ConfigError::Broker { path: path.to_owned(), why };
         self.broker.url().map_err(broker)?;
         self.broker.device_url().map_err(broker)?;
+        if self.enrolment.device_days < MIN_DEVICE_DAYS {
+            let why = format!(
+                "enrolment.device_days is {}: at least {MIN_DEVICE_DAYS}, or devices do nothing but renew",
+                self.enrolment.device_days
+            );
+            return Err(ConfigError::Bad { path: path.to_owned(), why });
+        }
         let address = self.api.listen;
         if !address.ip().is_loopback() && !self.api.allow_remote {
             return Err(ConfigError::Remote { path: path.to_owned(), address });

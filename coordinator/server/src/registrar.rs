@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use fleetkey_coordinator_core::CommandError;
 use fleetkey_coordinator_core::enrolment::{
     Application, EnrolRefused, Enrolment, Proof, ShownClaim, Verdict,
@@ -38,7 +39,7 @@ impl Registrar for EstRegistrar {
         self.authority.ca_certificates()
     }
 
-    fn revocation_list(&self) -> Option<Vec<u8>> {
+    fn revocation_list(&self) -> Option<Bytes> {
         self.lists.newest()
     }
 
@@ -121,7 +122,7 @@ fn refusal(refused: &EnrolRefused) -> Refusal {
     match refused {
         EnrolRefused::UnknownClaim => Refusal::Unauthorized { name, why },
         EnrolRefused::BadKey { .. } => Refusal::BadRequest { name, why },
-        EnrolRefused::TooManyWait => unavailable(name, why),
+        EnrolRefused::TooManyWait | EnrolRefused::Superseded => unavailable(name, why),
         EnrolRefused::ClaimExpired { .. }
         | EnrolRefused::ClaimUsedUp { .. }
         | EnrolRefused::Revoked { .. }

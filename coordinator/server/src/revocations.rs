@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use axum::body::Bytes;
 use fleetkey_identity::crl_to_pem;
 use fleetkey_policy::PolicyUpdate;
 use tokio::sync::{Mutex, Notify};
@@ -28,7 +29,7 @@ struct Lists {
     authority: Arc<Authority>,
     /// Where it is put for brokers that read files.
     file: Option<PathBuf>,
-    newest: RwLock<Option<Vec<u8>>>,
+    newest: RwLock<Option<Bytes>>,
     /// One at a time, so that a newer list is never written over by an older one.
     making: Mutex<()>,
     wanted: Notify,
@@ -52,7 +53,7 @@ impl RevocationLists {
     }
 
     /// The newest list (DER).
-    pub fn newest(&self) -> Option<Vec<u8>> {
+    pub fn newest(&self) -> Option<Bytes> {
         self.0.newest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -66,17 +67,19 @@ impl RevocationLists {
         let issuer = lists.authority.issuer();
         let list = lists
             .service
-            .decide(move |coordinator, now, _| Ok(coordinator.next_revocation_list(issuer, now)))
+            .decide(move |coordinator, now, _| coordinator.next_revocation_list(issuer, now))
             .await
             .map_err(AuthorityError::from)?;
         let (number, count) = (list.number, list.revoked.len());
         let der = lists.authority.revocation_list(number, list.revoked).map_err(AuthorityError::from)?;
-        if let Some(path) = &lists.file {
-            files::write_public(path, crl_to_pem(&der).as_bytes())?;
-        }
-        *lists.newest.write().unwrap_or_else(PoisonError::into_inner) = Some(der);
+        let pem = crl_to_pem(&der);
+        *lists.newest.write().unwrap_or_else(PoisonError::into_inner) = Some(der.into());
         metrics::gauge!("fleetkey_crl_number").set(number as f64);
         metrics::gauge!("fleetkey_crl_certificates").set(count as f64);
+        // Last: a disk that is full keeps nobody else from the list.
+        if let Some(path) = &lists.file {
+            files::write_public(path, pem.as_bytes())?;
+        }
         tracing::debug!(number, certificates = count, "revocation list published");
         Ok(())
     }

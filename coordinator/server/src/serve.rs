@@ -335,6 +335,10 @@ fn manufacturers(config: &Config, fleet: FleetId) -> Result<(Manufacturers, Rule
             DeviceFrom::CommonName => IdFrom::CommonName,
             DeviceFrom::Uri => IdFrom::Uri,
         };
+        if rules.manufacturers.contains_key(name) {
+            let why = "it is there twice, and its devices' ids are made of its name".to_owned();
+            return Err(BadManufacturer { name: name.clone(), why }.into());
+        }
         all.push(Manufacturer::new(name, &ders, id_from)?);
         let labels: Labels = labels.parse().map_err(|why| ServeError::Labels { name: name.clone(), why })?;
         rules.manufacturers.insert(name.clone(), ((*approval).into(), labels));

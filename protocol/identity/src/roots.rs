@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use fleetkey_wire::FleetId;
+use fleetkey_wire::statement::KeyId;
 
 use crate::certificate::{Certificate, Identity};
 use crate::crl::{BadCrl, Crl};
@@ -133,6 +134,17 @@ impl FleetRoots {
             }
         }
         leaf.into_identity()
+    }
+
+    /// Which CA issued the leaf of a chain that [`Self::verify`] accepts: the intermediate in it, or a pinned root.
+    pub fn issuer_of(&self, chain: &[Vec<u8>]) -> Option<KeyId> {
+        let leaf = Certificate::parse(chain.first()?).ok()?;
+        let others = chain.iter().skip(1).map(Vec::as_slice).chain(self.ders());
+        let mut issuers = others.filter(|der| {
+            Certificate::parse(der)
+                .is_ok_and(|ca| ca.subject_name == leaf.issuer_name && leaf.check_signature(&ca.key).is_ok())
+        });
+        issuers.next().map(KeyId::of_certificate)
     }
 
     /// Whether a CA of the fleet made this list: a pinned root, or an intermediate that one certified. Which

@@ -242,10 +242,12 @@ fn a_manufacturers_certificate_lets_its_device_in_and_a_look_alike_does_not() ->
         let ca = ["req", "-x509", "-subj", "/CN=ACME Devices", "-days", "30", "-keyout", &key, "-out", &crt];
         openssl(place, &[&ca[..], &curve[..]].concat())?;
         let (device_key, csr) = (format!("{maker}-device.key"), format!("{maker}-device.csr"));
-        let device = ["req", "-new", "-subj", "/CN=valve/serialNumber=4711", "-keyout", &device_key, "-out", &csr];
+        let device =
+            ["req", "-new", "-subj", "/CN=valve/serialNumber=4711", "-keyout", &device_key, "-out", &csr];
         openssl(place, &[&device[..], &curve[..]].concat())?;
         let issued = format!("{maker}-device.crt");
-        let sign = ["x509", "-req", "-in", &csr, "-CA", &crt, "-CAkey", &key, "-CAcreateserial", "-days", "30"];
+        let sign =
+            ["x509", "-req", "-in", &csr, "-CA", &crt, "-CAkey", &key, "-CAcreateserial", "-days", "30"];
         openssl(place, &[&sign[..], &["-out", &issued]].concat())?;
     }
     openssl(place, &["genpkey", "-algorithm", "ed25519", "-out", "device.key"])?;
@@ -254,9 +256,8 @@ fn a_manufacturers_certificate_lets_its_device_in_and_a_look_alike_does_not() ->
     let mut door = Door::open(104, &[])?;
     let config = door.fleet.home().join("fleetkey.toml");
     let roots = place.join("acme.crt");
-    let section = format!(
-        "\n[[manufacturers]]\nname = \"acme\"\nroots = {roots:?}\nlabels = \"maker=acme\"\n"
-    );
+    let section =
+        format!("\n[[manufacturers]]\nname = \"acme\"\nroots = {roots:?}\nlabels = \"maker=acme\"\n");
     let settings = std::fs::read_to_string(&config)?;
     std::fs::write(&config, settings + &section)?;
     door.fleet.coordinator.kill();

@@ -7,8 +7,9 @@ use fleetkey_wire::{CellId, DeviceId, GroupId, KeyEpoch};
 use super::Examination;
 use super::finding::Kind;
 use crate::records::{
-    AuditRecord, CellRecord, CommitRecord, DeviceRecord, GroupRecord, IssuedRecord, KeyPackageRecord,
-    KeyRecord, MemberRecord, MetaRecord, OutboxRecord, Record, WelcomeRecord,
+    AuditRecord, CellRecord, CertificateRecord, ClaimRecord, CommitRecord, DeviceRecord, GroupRecord,
+    IssuedRecord, KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, OutboxRecord, Record, RequestRecord,
+    WelcomeRecord,
 };
 use crate::store::{Store, StoreError};
 
@@ -47,6 +48,15 @@ impl Tables {
         for key in records::<KeyRecord>(store, found)? {
             tables.keys.entry(key.group).or_default().insert(key.key_epoch, key);
         }
+        // Nothing follows from these but that they can be read, and whose they are.
+        for certificate in records::<CertificateRecord>(store, found)? {
+            if !tables.devices.contains_key(&certificate.device) {
+                let subject = format!("certificate of {}", certificate.device);
+                found.note(Kind::OrphanedRow, subject, "the device is not there".to_owned());
+            }
+        }
+        records::<ClaimRecord>(store, found)?;
+        records::<RequestRecord>(store, found)?;
         for commit in records::<CommitRecord>(store, found)? {
             tables.commits.entry(commit.cell).or_default().push(commit);
         }

@@ -120,6 +120,7 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<ShownClaim, CommandError> {
+        self.check_issuing()?;
         let ClaimTerms { note, uses, expires_unix_seconds, labels, needs_approval } = terms;
         let bad = |why| Err(CommandError::BadClaim(why));
         if uses == 0 {
@@ -218,6 +219,14 @@ impl Coordinator {
         let Origin::Claim(id) = origin else { return };
         if let Some(claim) = self.desk.claims.get_mut(id) {
             claim.used += 1;
+            self.context.put(claim);
+        }
+    }
+
+    pub(super) fn give_claim_back(&mut self, origin: &Origin) {
+        let Origin::Claim(id) = origin else { return };
+        if let Some(claim) = self.desk.claims.get_mut(id) {
+            claim.used = claim.used.saturating_sub(1);
             self.context.put(claim);
         }
     }

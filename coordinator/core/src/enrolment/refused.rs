@@ -54,6 +54,9 @@ pub enum EnrolRefused {
         /// The id that it would have had.
         device: DeviceId,
     },
+    /// This coordinator is a copy, or was rolled back: what it counted would count twice.
+    #[error("this coordinator lets nobody in until it is restored: ask again later")]
+    Superseded,
     /// As many wait for an operator's word as may.
     #[error("too many wait for an operator's word: ask again later")]
     TooManyWait,
@@ -71,6 +74,7 @@ impl Named for EnrolRefused {
             Self::BadKey { .. } => "bad_key",
             Self::DeniedByRule => "denied_by_rule",
             Self::DeniedByOperator { .. } => "denied_by_operator",
+            Self::Superseded => "superseded",
             Self::TooManyWait => "too_many_wait",
         }
     }

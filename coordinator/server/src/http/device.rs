@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
+use fleetkey_coordinator_core::certificates::NewCertificate;
 use fleetkey_coordinator_core::{CommandError, Coordinator, DeviceRecord, MemberRecord, Place, Standing};
 use fleetkey_identity::{Role, chain_from_pem};
 use fleetkey_wire::{DeviceId, Now};
@@ -61,11 +62,20 @@ pub(super) async fn adopt(
             return Err(ApiError::NotADevice(role));
         }
     };
+    let issuer = keep.roots.issuer_of(&chain).ok_or_else(|| ApiError::Certificate("no issuer".into()))?;
+    let record = NewCertificate {
+        device: id,
+        public_key: identity.public_key,
+        serial: identity.serial,
+        issuer,
+        not_after_unix_seconds: identity.not_after_unix_seconds.unsigned_abs(),
+    };
     api.service
         .decide(move |coordinator, now, _| match coordinator.device(id).map(|device| &device.standing) {
             Some(Standing::Revoked { .. }) => Err(CommandError::Revoked(id)),
             Some(Standing::Enrolled | Standing::Quarantined { .. }) | None => {
-                coordinator.enroll_device(id, &name, identity.public_key, now)
+                coordinator.enroll_device(id, &name, identity.public_key, now)?;
+                coordinator.record_certificate(record, now)
             }
         })
         .await?;

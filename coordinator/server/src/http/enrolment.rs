@@ -1,4 +1,4 @@
-//! `/v1/claims`, `/v1/requests`, `/v1/crl`: who may come in.
+//! `/v1/claims`, `/v1/requests`, `/crl`: who may come in, and who may no more.
 
 use axum::Json;
 use axum::extract::State;
