@@ -35,7 +35,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "fleetkey-wire",
         ],
     ),
-    ("fleetkey-broker", &["fleetkey-identity", "fleetkey-policy", "fleetkey-wire"]),
+    ("fleetkey-policy-follow", &["fleetkey-policy"]),
+    (
+        "fleetkey-broker",
+        &["fleetkey-identity", "fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"],
+    ),
     // It meets the others as processes.
     ("fleetkey-kills", &["fleetkey-identity", "fleetkey-wire"]),
 ];

@@ -3,11 +3,10 @@
 //! Leaves to `main` the command line, logs and signals.
 
 mod metrics_endpoint;
-mod policy_stream;
 mod settings;
 
+pub use fleetkey_policy_follow::{Follower, MAX_UPDATE_BYTES, PolicySource, follow};
 pub use metrics_endpoint::{MetricsEndpoint, MetricsError};
-pub use policy_stream::{Follower, MAX_UPDATE_BYTES, PolicySource, follow};
 pub use settings::{
     Cells, ENVIRONMENT_PREFIX, FanOutName, LimitSettings, ListenSettings, LogFormat, LogSettings, Overrides,
     PolicySettings, Settings, SettingsError, Setup, TlsSettings,

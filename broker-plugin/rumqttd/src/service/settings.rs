@@ -11,11 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use config::{Environment, File, FileFormat};
 use fleetkey_identity::{BadCertificate, BadPem, FleetRoots, IdentityKey, Role, chain_from_pem};
 use fleetkey_policy::CellAccess;
+use fleetkey_policy_follow::PolicySource;
 use fleetkey_wire::FleetId;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::policy_stream::PolicySource;
 use crate::config::{BrokerConfig, BrokerError, FanOutKind, Limits, Listener, QueueLimit};
 
 /// What every variable begins with; `FLEETKEY_BROKER__LISTEN__METRICS` is `metrics` under `[listen]`.
