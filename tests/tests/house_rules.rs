@@ -38,8 +38,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fleetkey-policy-follow", &["fleetkey-policy"]),
     (
         "fleetkey-broker",
-        &["fleetkey-identity", "fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"],
+        &[
+            "fleetkey-gate",
+            "fleetkey-identity",
+            "fleetkey-policy",
+            "fleetkey-policy-follow",
+            "fleetkey-wire",
+        ],
     ),
+    ("fleetkey-gate", &["fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
     // It meets the others as processes.
     ("fleetkey-kills", &["fleetkey-identity", "fleetkey-wire"]),
 ];

@@ -3,20 +3,25 @@
 //! A key that is not known is refused by name: a misspelt setting must not be a default in disguise. Paths are
 //! relative to the file they stand in.
 
-use std::io;
+mod error;
+mod gate;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use config::{Environment, File, FileFormat};
-use fleetkey_identity::{BadCertificate, BadPem, FleetRoots, IdentityKey, Role, chain_from_pem};
+use fleetkey_identity::{FleetRoots, IdentityKey, Role, chain_from_pem};
 use fleetkey_policy::CellAccess;
 use fleetkey_policy_follow::PolicySource;
 use fleetkey_wire::FleetId;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::config::{BrokerConfig, BrokerError, FanOutKind, Limits, Listener, QueueLimit};
+use crate::config::{BrokerConfig, FanOutKind, Limits, Listener, QueueLimit};
+
+pub use error::SettingsError;
+pub use gate::{EmqxSettings, GateSettings, GateSetup, KickSettings, RabbitMqSettings};
 
 /// What every variable begins with; `FLEETKEY_BROKER__LISTEN__METRICS` is `metrics` under `[listen]`.
 pub const ENVIRONMENT_PREFIX: &str = "FLEETKEY_BROKER";
@@ -38,6 +43,8 @@ pub struct Settings {
     pub listen: ListenSettings,
     /// Where the policy comes from.
     pub policy: PolicySettings,
+    /// Answers for brokers that ask.
+    pub gate: GateSettings,
     /// Everything that is bounded.
     pub limits: LimitSettings,
     /// Logs.
@@ -175,121 +182,18 @@ impl Default for LogSettings {
     }
 }
 
-/// Settings that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// A key that is not known, a value that does not fit, or no TOML at all.
-    #[error("{}: {why}", path.display())]
-    Bad {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, by name.
-        why: String,
-    },
-    /// A file cannot be read.
-    #[error("read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A file is not what it should be.
-    #[error("{}: {source}", path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: BadPem,
-    },
-    /// The broker's certificate is not one that clients will accept.
-    #[error("{}: {source}", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: BadCertificate,
-    },
-    /// The certificate is somebody else's.
-    #[error("{} is not a broker's certificate, but one of {role}", path.display())]
-    NotBroker {
-        /// The file.
-        path: PathBuf,
-        /// Whose it is.
-        role: Role,
-    },
-    /// Clients check the name that they connected to.
-    #[error("{} is not certified for any host name: clients will not accept it", path.display())]
-    NoHostName {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Certificate and key do not belong together.
-    #[error("{} and {} do not belong together: {source}", certificate.display(), key.display())]
-    Tls {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// What TLS says.
-        source: rustls::Error,
-    },
-    /// A listener that makes no sense.
-    #[error(transparent)]
-    Listener(#[from] BrokerError),
-    /// There is nowhere to connect to.
-    #[error("there is nowhere to connect to: set listen.tls, for example to [\"0.0.0.0:8883\"]")]
-    NoListeners,
-    /// Without TLS nothing says which fleet it is.
-    #[error("which fleet? set fleet, or listen.tls and the fleet's roots")]
-    NoFleet,
-    /// The roots are another fleet's.
-    #[error("fleet is set to {set}, but the roots are those of fleet {roots}")]
-    OtherFleet {
-        /// What was set.
-        set: FleetId,
-        /// What the roots say.
-        roots: FleetId,
-    },
-    /// Members are known from the coordinator only.
-    #[error("policy.url is not set: say where the coordinator is, or set policy.cells to \"any_device\"")]
-    NoPolicy,
-    /// The stream needs a token.
-    #[error("policy.token is not set: the coordinator wants to know who asks")]
-    NoToken,
-    /// Not the address of a stream.
-    #[error("policy.url is {url:?}, not http://host:port/path")]
-    BadUrl {
-        /// What was set.
-        url: String,
-    },
-    /// The token would travel in the clear.
-    #[error(
-        "policy.url names another host ({host}), and the stream is not encrypted: set policy.allow_remote if the way \
-         there is safe"
-    )]
-    RemotePolicy {
-        /// The host.
-        host: String,
-    },
-    /// A limit of nothing.
-    #[error("limits.{name} cannot be {value}")]
-    BadLimit {
-        /// The setting.
-        name: &'static str,
-        /// Its value.
-        value: u64,
-    },
-}
-
 /// Settings that flags put on top.
 pub type Overrides = Vec<(&'static str, config::Value)>;
 
 /// Settings with everything they name read and checked: what a broker is started with.
 #[derive(Debug)]
 pub struct Setup {
-    /// The broker.
-    pub broker: BrokerConfig,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The broker, unless it only answers for another.
+    pub broker: Option<BrokerConfig>,
+    /// Answers for brokers that ask.
+    pub gate: Option<GateSetup>,
     /// Who may subscribe to a cell.
     pub access: CellAccess,
     /// The coordinator's stream.
@@ -341,7 +245,11 @@ impl Settings {
     fn anchored(mut self, path: &Path) -> Self {
         let home = path.parent().unwrap_or(Path::new(""));
         let TlsSettings { roots, certificate, key } = &mut self.tls;
-        for path in [roots, certificate, key].into_iter().chain(self.policy.token.as_mut()) {
+        for path in [roots, certificate, key]
+            .into_iter()
+            .chain(self.policy.token.as_mut())
+            .chain(self.gate.kick.secret_files())
+        {
             *path = home.join(&*path);
         }
         self
@@ -353,7 +261,8 @@ impl Settings {
     /// [`SettingsError`], naming what does not.
     pub fn set_up(&self) -> Result<Setup, SettingsError> {
         let ListenSettings { tls, insecure_loopback, .. } = &self.listen;
-        if tls.is_empty() && insecure_loopback.is_empty() {
+        let gate = self.gate.read()?;
+        if tls.is_empty() && insecure_loopback.is_empty() && gate.is_none() {
             return Err(SettingsError::NoListeners);
         }
         let mut listeners: Vec<_> =
@@ -377,8 +286,9 @@ impl Settings {
             FanOutName::ExactMap => FanOutKind::ExactMap,
         };
         let (access, policy) = self.policy.read()?;
-        let broker = BrokerConfig { fleet, listeners, limits: self.limits.limits()?, fan_out };
-        Ok(Setup { broker, access, policy })
+        let limits = self.limits.limits()?;
+        let broker = (!listeners.is_empty()).then_some(BrokerConfig { fleet, listeners, limits, fan_out });
+        Ok(Setup { fleet, broker, gate, access, policy })
     }
 }
 
@@ -571,6 +481,6 @@ mod tests {
         );
         let setup = set_up(&[fleet, local, "[policy]\ncells = 'any_device'"]).unwrap();
         assert_eq!((setup.access, setup.policy.is_none()), (CellAccess::AnyDevice, true));
-        assert_eq!(setup.broker.limits, Limits::default());
+        assert_eq!(setup.broker.unwrap().limits, Limits::default());
     }
 }
