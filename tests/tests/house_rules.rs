@@ -47,6 +47,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("fleetkey-gate", &["fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
+    // It comes to brokers from outside.
+    ("fleetkey-intruder", &["fleetkey-identity", "fleetkey-wire"]),
     // It meets the others as processes.
     ("fleetkey-kills", &["fleetkey-identity", "fleetkey-wire"]),
 ];
