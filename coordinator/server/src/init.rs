@@ -92,7 +92,7 @@ pub fn init(options: InitOptions) -> Result<Initialised, InitError> {
     };
     drop(SqliteStore::create(&new.draft("fleetkey.db"), &master_key, &Coordinator::initial_rows(now))?);
 
-    new.write("ca.pem", &fleet.ca().to_pem())?;
+    new.write("ca.pem", &fleet.ca().to_pem().expect("its key is in memory"))?;
     new.write("fleet-roots.pem", &fleet.roots().to_pem())?;
     write_party(&new, "coordinator", &fleet.coordinator)?;
     let broker_token = Token::generate(&mut OsRng);

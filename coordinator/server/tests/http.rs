@@ -47,7 +47,7 @@ impl Server {
         let store = SharedStore::new(store);
         let master = MasterKey::generate(&mut OsRng);
         let keep = Keep::new(store.reader(), &master, fleet.id(), fleet.roots(), &fleet.coordinator);
-        let ca = fleetkey_identity::FleetCa::from_pem(&fleet.ca().to_pem()).unwrap();
+        let ca = fleetkey_identity::FleetCa::from_pem(&fleet.ca().to_pem().unwrap()).unwrap();
         let authority = Authority::new(
             ca,
             fleet.roots().clone(),

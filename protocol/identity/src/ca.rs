@@ -1,27 +1,32 @@
 //! The fleet's certification authority: issues certificates of this profile.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fleetkey_wire::FleetId;
 use rand_core::CryptoRngCore;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ED25519, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm,
 };
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::certificate::Certificate;
+use crate::crl::Revoked;
 use crate::error::{BadCertificate, BadPem};
 use crate::key::IdentityKey;
 use crate::pem;
 use crate::role::{self, Role, Subject};
+use crate::signer::{CaKey, RcgenKey, SigningFailed};
 
 /// The last second a certificate can name: 9999-12-31 23:59:59 UTC, which stands for "no end" (RFC 5280 §4.1.2.5).
 const LAST_UNIX_SECOND: i64 = 253_402_300_799;
 
-/// Why a certificate was not issued. The fault is the caller's.
+/// Why nothing was issued. The fault is the caller's, but for [`IssueError::Signing`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IssueError {
     /// An operator's name that [`Role::is_operator_name`] refuses.
@@ -56,6 +61,9 @@ pub enum IssueError {
     /// An intermediate cannot have intermediates of its own.
     #[error("only a root can certify an intermediate")]
     NotARoot,
+    /// The CA's key could not be used. The fault is not the caller's.
+    #[error(transparent)]
+    Signing(#[from] SigningFailed),
 }
 
 /// First and last second of a certificate's life (Unix seconds, both included).
@@ -104,12 +112,30 @@ pub struct FleetCa {
     fleet: FleetId,
     is_root: bool,
     der: Vec<u8>,
-    key: IdentityKey,
-    issuer: Issuer<'static, Signer>,
+    key: Key,
+    issuer: Issuer<'static, RcgenKey<Key>>,
+}
+
+/// Where a CA's key is.
+#[derive(Debug, Clone)]
+enum Key {
+    /// In memory, and in a file of ours.
+    Here(Arc<IdentityKey>),
+    /// Somewhere it does not leave.
+    Elsewhere(Arc<dyn CaKey>),
+}
+
+impl AsRef<dyn CaKey> for Key {
+    fn as_ref(&self) -> &(dyn CaKey + 'static) {
+        match self {
+            Self::Here(key) => key.as_ref(),
+            Self::Elsewhere(key) => key.as_ref(),
+        }
+    }
 }
 
 impl FleetCa {
-    /// A new self-signed root for `fleet`.
+    /// A new self-signed root for `fleet`, with a new key.
     ///
     /// # Errors
     /// [`IssueError::BadValidity`].
@@ -118,28 +144,55 @@ impl FleetCa {
         rng: &mut dyn CryptoRngCore,
         validity: Validity,
     ) -> Result<Self, IssueError> {
-        let key = IdentityKey::generate(rng);
-        let params = ca_params(fleet, &key.public_key(), validity, 1)?;
-        let certificate = params.self_signed(&Signer(key.clone())).expect("checked parameters always encode");
+        Self::root(fleet, Key::Here(Arc::new(IdentityKey::generate(rng))), validity)
+    }
+
+    /// A new self-signed root for `fleet`, over a key that lives elsewhere.
+    ///
+    /// # Errors
+    /// [`IssueError::BadValidity`], [`IssueError::Signing`].
+    pub fn create_over(fleet: FleetId, key: Arc<dyn CaKey>, validity: Validity) -> Result<Self, IssueError> {
+        Self::root(fleet, Key::Elsewhere(key), validity)
+    }
+
+    fn root(fleet: FleetId, key: Key, validity: Validity) -> Result<Self, IssueError> {
+        let params = ca_params(fleet, &key.as_ref().public_key(), validity, 1)?;
+        let certificate = params.self_signed(&RcgenKey::new(key.clone())).map_err(signing_failed)?;
         Ok(Self::assemble(fleet, true, certificate.der().to_vec(), key)
             .expect("our own certificate reads back"))
     }
 
-    /// A new intermediate below this root.
+    /// A new intermediate below this root, with a new key.
     ///
     /// # Errors
-    /// [`IssueError::NotARoot`], [`IssueError::BadValidity`].
+    /// [`IssueError::NotARoot`], [`IssueError::BadValidity`], [`IssueError::Signing`].
     pub fn create_intermediate(
         &self,
         rng: &mut dyn CryptoRngCore,
         validity: Validity,
     ) -> Result<Self, IssueError> {
+        self.intermediate(Key::Here(Arc::new(IdentityKey::generate(rng))), validity)
+    }
+
+    /// A new intermediate below this root, over a key that lives elsewhere.
+    ///
+    /// # Errors
+    /// [`IssueError::NotARoot`], [`IssueError::BadValidity`], [`IssueError::Signing`].
+    pub fn create_intermediate_over(
+        &self,
+        key: Arc<dyn CaKey>,
+        validity: Validity,
+    ) -> Result<Self, IssueError> {
+        self.intermediate(Key::Elsewhere(key), validity)
+    }
+
+    fn intermediate(&self, key: Key, validity: Validity) -> Result<Self, IssueError> {
         if !self.is_root {
             return Err(IssueError::NotARoot);
         }
-        let key = IdentityKey::generate(rng);
-        let params = ca_params(self.fleet, &key.public_key(), validity, 0)?;
-        let der = self.sign(&params, &key.public_key());
+        let public_key = key.as_ref().public_key();
+        let params = ca_params(self.fleet, &public_key, validity, 0)?;
+        let der = self.sign(&params, &public_key)?;
         Ok(Self::assemble(self.fleet, false, der, key).expect("our own certificate reads back"))
     }
 
@@ -148,7 +201,7 @@ impl FleetCa {
     /// `host_names` (DNS names or IP addresses) are for brokers and coordinators, which accept TLS connections.
     ///
     /// # Errors
-    /// When the request makes no sense.
+    /// When the request makes no sense, or the CA's key cannot be used.
     pub fn issue(
         &self,
         role: &Role,
@@ -169,7 +222,36 @@ impl FleetCa {
         if accepts_connections {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
-        Ok(self.sign(&params, public_key))
+        self.sign(&params, public_key)
+    }
+
+    /// The list (DER) of this CA's certificates that no longer count, until the next one is due.
+    ///
+    /// # Errors
+    /// [`IssueError::BadValidity`], [`IssueError::Signing`].
+    pub fn revocation_list(
+        &self,
+        number: u64,
+        validity: Validity,
+        revoked: &[Revoked],
+    ) -> Result<Vec<u8>, IssueError> {
+        let validity = validity.check()?;
+        let entry = |revoked: &Revoked| RevokedCertParams {
+            serial_number: SerialNumber::from(revoked.serial.clone()),
+            revocation_time: moment(revoked.unix_seconds.min(LAST_UNIX_SECOND.unsigned_abs())),
+            // Why is the operator's, and nobody else's, to know.
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: moment(validity.not_before_unix_seconds.unsigned_abs()),
+            next_update: moment(validity.not_after_unix_seconds.unsigned_abs()),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(&self.issuer).map_err(signing_failed)?.der().to_vec())
     }
 
     /// A chain as it is presented: `leaf`, then this CA's certificate when it is an intermediate.
@@ -186,6 +268,11 @@ impl FleetCa {
         self.fleet
     }
 
+    /// Whether it is a root, and not an intermediate.
+    pub fn is_root(&self) -> bool {
+        self.is_root
+    }
+
     /// Its own certificate: what is pinned, when it is a root.
     pub fn certificate_der(&self) -> &[u8] {
         &self.der
@@ -196,29 +283,64 @@ impl FleetCa {
         pem::encode_certificate(&self.der)
     }
 
-    /// Its private key.
-    pub fn key_pem(&self) -> Zeroizing<String> {
-        self.key.to_pkcs8_pem()
+    /// Its private key; `None` when that lives elsewhere.
+    pub fn key_pem(&self) -> Option<Zeroizing<String>> {
+        self.own_key().map(IdentityKey::to_pkcs8_pem)
     }
 
-    /// Certificate and private key in one text.
-    pub fn to_pem(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!("{}{}", self.certificate_pem(), *self.key_pem()))
+    /// Certificate and private key in one text; `None` when the key lives elsewhere.
+    pub fn to_pem(&self) -> Option<Zeroizing<String>> {
+        let key = self.key_pem()?;
+        Some(Zeroizing::new(format!("{}{}", self.certificate_pem(), *key)))
+    }
+
+    /// Certificate and private key in one text, the key encrypted under a passphrase; `None` when the key lives
+    /// elsewhere.
+    pub fn to_encrypted_pem(&self, passphrase: &str, rng: &mut dyn CryptoRngCore) -> Option<String> {
+        let key = self.own_key()?.to_encrypted_pkcs8_pem(passphrase, rng);
+        Some(format!("{}{key}", self.certificate_pem()))
+    }
+
+    fn own_key(&self) -> Option<&IdentityKey> {
+        match &self.key {
+            Key::Here(key) => Some(key),
+            Key::Elsewhere(_) => None,
+        }
     }
 
     /// Reads what [`Self::to_pem`] wrote, or a certificate and a PKCS #8 key put together by hand.
     ///
     /// # Errors
-    /// When one of the two is missing, not of this profile, or does not belong to the other.
+    /// When one of the two is missing, not of this profile, or does not belong to the other;
+    /// [`BadPem::NeedsPassphrase`] when the key is encrypted.
     pub fn from_pem(text: &str) -> Result<Self, BadPem> {
-        let key = IdentityKey::from_pkcs8_pem(text)?;
+        Self::with_key(text, Key::Here(Arc::new(IdentityKey::from_pkcs8_pem(text)?)))
+    }
+
+    /// Reads what [`Self::to_encrypted_pem`] wrote.
+    ///
+    /// # Errors
+    /// As [`Self::from_pem`], and [`BadPem::WrongPassphrase`].
+    pub fn from_encrypted_pem(text: &str, passphrase: &str) -> Result<Self, BadPem> {
+        Self::with_key(text, Key::Here(Arc::new(IdentityKey::from_encrypted_pkcs8_pem(text, passphrase)?)))
+    }
+
+    /// Reads the certificate of a CA whose key lives elsewhere.
+    ///
+    /// # Errors
+    /// When there is not exactly one certificate, it is no CA's, or its key is another.
+    pub fn from_pem_over(text: &str, key: Arc<dyn CaKey>) -> Result<Self, BadPem> {
+        Self::with_key(text, Key::Elsewhere(key))
+    }
+
+    fn with_key(text: &str, key: Key) -> Result<Self, BadPem> {
         let der = pem::certificates(text, 1)?.pop().ok_or(BadPem::Missing { what: "certificate" })?;
         let certificate = Certificate::parse(&der)?;
         match certificate.subject {
             Subject::Ca => {}
             Subject::Party(_) => return Err(BadCertificate::IssuerIsNotCa.into()),
         }
-        if certificate.key.to_bytes() != key.public_key() {
+        if certificate.key.to_bytes() != key.as_ref().public_key() {
             return Err(BadPem::OtherKey);
         }
         let is_root = certificate.issuer_name == certificate.subject_name;
@@ -228,23 +350,21 @@ impl FleetCa {
         Self::assemble(certificate.fleet, is_root, der, key).map_err(BadPem::from)
     }
 
-    fn assemble(
-        fleet: FleetId,
-        is_root: bool,
-        der: Vec<u8>,
-        key: IdentityKey,
-    ) -> Result<Self, BadCertificate> {
-        let issuer = Issuer::from_ca_cert_der(&der.as_slice().into(), Signer(key.clone()))
+    fn assemble(fleet: FleetId, is_root: bool, der: Vec<u8>, key: Key) -> Result<Self, BadCertificate> {
+        let issuer = Issuer::from_ca_cert_der(&der.as_slice().into(), RcgenKey::new(key.clone()))
             .map_err(|_| BadCertificate::Malformed { what: "a CA certificate that cannot issue" })?;
         Ok(Self { fleet, is_root, der, key, issuer })
     }
 
-    fn sign(&self, params: &CertificateParams, public_key: &[u8; 32]) -> Vec<u8> {
-        let certificate = params
-            .signed_by(&PublicKey(*public_key), &self.issuer)
-            .expect("checked parameters always encode");
-        certificate.der().to_vec()
+    fn sign(&self, params: &CertificateParams, public_key: &[u8; 32]) -> Result<Vec<u8>, IssueError> {
+        let certificate = params.signed_by(&PublicKey(*public_key), &self.issuer).map_err(signing_failed)?;
+        Ok(certificate.der().to_vec())
     }
+}
+
+/// Checked parameters always encode: what can fail is the key.
+fn signing_failed(error: rcgen::Error) -> IssueError {
+    SigningFailed { why: error.to_string() }.into()
 }
 
 /// Whether `role` can hold these names, and whether it accepts TLS connections.
@@ -287,9 +407,8 @@ fn params(
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + Duration::from_secs(validity.not_before_unix_seconds.unsigned_abs());
-    params.not_after = epoch + Duration::from_secs(validity.not_after_unix_seconds.unsigned_abs());
+    params.not_before = moment(validity.not_before_unix_seconds.unsigned_abs());
+    params.not_after = moment(validity.not_after_unix_seconds.unsigned_abs());
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(serial_number(uri, public_key, host_names, validity));
     params.subject_alt_names.push(SanType::URI(uri.try_into().expect("a fleet name is ASCII")));
@@ -297,6 +416,11 @@ fn params(
         params.subject_alt_names.push(host_name(name)?);
     }
     Ok(params)
+}
+
+/// As rcgen has it.
+fn moment(unix_seconds: u64) -> OffsetDateTime {
+    rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(unix_seconds)
 }
 
 fn host_name(name: &str) -> Result<SanType, IssueError> {
@@ -340,25 +464,5 @@ impl PublicKeyData for PublicKey {
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
         &PKCS_ED25519
-    }
-}
-
-/// Signs for rcgen with our own key type, so that keys live in one place.
-struct Signer(IdentityKey);
-
-impl PublicKeyData for Signer {
-    fn der_bytes(&self) -> &[u8] {
-        self.0.signing_key().as_ref().as_bytes()
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &PKCS_ED25519
-    }
-}
-
-impl SigningKey for Signer {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        use ed25519_dalek::Signer as _;
-        Ok(self.0.signing_key().sign(message).to_bytes().to_vec())
     }
 }

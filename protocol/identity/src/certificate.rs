@@ -7,8 +7,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{OID_SIG_ED25519, Oid};
 use x509_parser::prelude::FromDer;
-use x509_parser::x509::X509Version;
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Version};
 
+use crate::crl::Serial;
 use crate::error::BadCertificate;
 use crate::role::{self, Role, Subject};
 
@@ -29,6 +30,8 @@ pub struct Identity {
     pub public_key: [u8; 32],
     /// Names the certificate in statements: the first 8 bytes of the SHA-256 of its DER.
     pub key_id: KeyId,
+    /// Its serial number: what a revocation list names it by.
+    pub serial: Serial,
     /// Validity begins (Unix seconds).
     pub not_before_unix_seconds: i64,
     /// Validity ends (Unix seconds).
@@ -54,6 +57,7 @@ pub(crate) struct Certificate {
     pub(crate) subject: Subject,
     pub(crate) key: VerifyingKey,
     pub(crate) key_id: KeyId,
+    serial: Serial,
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
     /// How many intermediates may follow, when it is a CA's.
@@ -92,8 +96,9 @@ impl Certificate {
         Ok(Self {
             fleet,
             subject,
-            key: public_key(&x509)?,
+            key: public_key(x509.public_key())?,
             key_id: KeyId::of_certificate(der),
+            serial: x509.raw_serial().to_vec(),
             not_before: x509.validity().not_before.timestamp(),
             not_after: x509.validity().not_after.timestamp(),
             path_len,
@@ -116,6 +121,7 @@ impl Certificate {
             role,
             public_key: self.key.to_bytes(),
             key_id: self.key_id,
+            serial: self.serial,
             not_before_unix_seconds: self.not_before,
             not_after_unix_seconds: self.not_after,
             client_auth: self.client_auth,
@@ -143,14 +149,15 @@ impl Certificate {
     }
 }
 
-/// The signature, taken from the one encoding that a certificate with this signed part can have.
-fn outer_signature(der: &[u8], signed: &[u8]) -> Result<Signature, BadCertificate> {
+/// The signature, taken from the one encoding that a certificate, a request or a list with this signed part can have.
+pub(crate) fn outer_signature(der: &[u8], signed: &[u8]) -> Result<Signature, BadCertificate> {
     let body = signed.len() + SIGNATURE_PREFIX.len() + Signature::BYTE_SIZE;
     let mut header = vec![0x30];
     match body {
         0..=0x7f => header.push(body as u8),
         0x80..=0xff => header.extend([0x81, body as u8]),
-        _ => header.extend([0x82, (body >> 8) as u8, body as u8]),
+        0x100..=0xffff => header.extend([0x82, (body >> 8) as u8, body as u8]),
+        _ => header.extend([0x83, (body >> 16) as u8, (body >> 8) as u8, body as u8]),
     }
     let tail = der
         .strip_prefix(header.as_slice())
@@ -162,8 +169,7 @@ fn outer_signature(der: &[u8], signed: &[u8]) -> Result<Signature, BadCertificat
         .ok_or(BadCertificate::NotEd25519 { what: "signature" })
 }
 
-fn public_key(x509: &X509Certificate<'_>) -> Result<VerifyingKey, BadCertificate> {
-    let spki = x509.public_key();
+pub(crate) fn public_key(spki: &SubjectPublicKeyInfo<'_>) -> Result<VerifyingKey, BadCertificate> {
     if spki.algorithm.algorithm != OID_SIG_ED25519
         || spki.algorithm.parameters.is_some()
         || spki.subject_public_key.unused_bits != 0

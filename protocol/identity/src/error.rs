@@ -137,6 +137,12 @@ pub enum BadPem {
     /// A private key that is not Ed25519 in PKCS #8.
     #[error("not an Ed25519 private key in PKCS #8")]
     NotEd25519Key,
+    /// The private key is encrypted, and no passphrase was given.
+    #[error("the private key is encrypted, and needs its passphrase")]
+    NeedsPassphrase,
+    /// The passphrase does not open the private key.
+    #[error("the passphrase does not open the private key")]
+    WrongPassphrase,
     /// Key and certificate do not belong together.
     #[error("the private key does not belong to the certificate")]
     OtherKey,

@@ -4,11 +4,17 @@ use std::fmt;
 
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes, spki::der::pem::LineEnding};
 use ed25519_dalek::{SECRET_KEY_LENGTH, SigningKey};
+use pkcs8::der::pem::PemLabel as _;
+use pkcs8::pkcs5::{pbes2::Parameters, scrypt};
+use pkcs8::{EncryptedPrivateKeyInfo, SecretDocument};
 use rand_core::CryptoRngCore;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
 use crate::error::BadPem;
+
+/// What a passphrase goes through (log2 N, r, p): OWASP's choice for 16 MiB, as OpenSSL refuses to use more than 32.
+const SCRYPT: (u8, u32, u32) = (14, 8, 5);
 
 /// An Ed25519 key pair; the secret half is zeroized when dropped and never printed.
 #[derive(Clone)]
@@ -55,6 +61,37 @@ impl IdentityKey {
     /// The key as PKCS #8 version 1, the form that every TLS library reads.
     pub fn to_pkcs8_pem(&self) -> Zeroizing<String> {
         self.keypair_bytes().to_pkcs8_pem(LineEnding::LF).expect("32 bytes always encode")
+    }
+
+    /// The key as PKCS #8, encrypted under a passphrase (PBES2 with scrypt and AES-256-CBC, RFC 8018), as OpenSSL
+    /// reads it too: `-----BEGIN ENCRYPTED PRIVATE KEY-----`.
+    pub fn to_encrypted_pkcs8_pem(&self, passphrase: &str, rng: &mut dyn CryptoRngCore) -> String {
+        let (mut salt, mut iv) = ([0; 16], [0; 16]);
+        rng.fill_bytes(&mut salt);
+        rng.fill_bytes(&mut iv);
+        let (log_n, r, p) = SCRYPT;
+        let derivation = scrypt::Params::new(log_n, r, p, 32).expect("parameters that scrypt allows");
+        let encryption = Parameters::scrypt_aes256cbc(derivation, &salt, &iv).expect("a salt of 16 bytes");
+        let der = self.keypair_bytes().to_pkcs8_der().expect("32 bytes always encode");
+        let encrypted = encryption.encrypt(passphrase, der.as_bytes()).expect("32 bytes always encrypt");
+        let info =
+            EncryptedPrivateKeyInfo { encryption_algorithm: encryption.into(), encrypted_data: &encrypted };
+        let document = SecretDocument::try_from(info).expect("a bounded key always encodes");
+        let text = document.to_pem(EncryptedPrivateKeyInfo::PEM_LABEL, LineEnding::LF);
+        // What is encrypted needs no wiping.
+        text.expect("a bounded key always encodes").to_string()
+    }
+
+    /// Reads what [`Self::to_encrypted_pkcs8_pem`] wrote, or OpenSSL. Text around the section is skipped.
+    ///
+    /// # Errors
+    /// [`BadPem`]; [`BadPem::WrongPassphrase`] when the passphrase does not open it.
+    pub fn from_encrypted_pkcs8_pem(text: &str, passphrase: &str) -> Result<Self, BadPem> {
+        let section = crate::pem::encrypted_private_key(text)?;
+        let encrypted =
+            EncryptedPrivateKeyInfo::try_from(section.as_slice()).map_err(|_| BadPem::NotEd25519Key)?;
+        let der = encrypted.decrypt(passphrase).map_err(|_| BadPem::WrongPassphrase)?;
+        SigningKey::from_pkcs8_der(der.as_bytes()).map(Self).map_err(|_| BadPem::NotEd25519Key)
     }
 
     /// The key as rustls takes it.

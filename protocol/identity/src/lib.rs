@@ -12,23 +12,30 @@
 //! urn:fleetkey:{fleet}:ca                         roots and intermediates
 //! ```
 //!
-//! Leaves to others: revocation (the coordinator's registry and CRL), files, and what a role may do.
+//! Leaves to others: who is revoked (the coordinator's registry), files, and what a role may do.
 
 pub mod ca;
 pub mod certificate;
+pub mod crl;
+pub mod csr;
 pub mod error;
 pub mod key;
 mod pem;
+pub mod pkcs7;
 pub mod role;
 pub mod roots;
+mod signer;
 pub mod tls;
 
 pub use ca::{FleetCa, IssueError, Validity};
 pub use certificate::{Identity, MAX_CERTIFICATE_BYTES, read_certificate};
 pub use fleetkey_wire::statement::KeyId;
 
+pub use crl::{BadCrl, Crl, MAX_CRL_BYTES, Revoked, Serial, crl_to_pem};
+pub use csr::{BadSigningRequest, MAX_CSR_BYTES, SigningRequest, read_signing_request};
 pub use error::{BadCertificate, BadPem};
 pub use key::IdentityKey;
 pub use pem::{chain_from_pem, chain_to_pem};
 pub use role::Role;
 pub use roots::{FleetRoots, MAX_ROOTS};
+pub use signer::{CaKey, SigningFailed};

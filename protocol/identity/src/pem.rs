@@ -41,11 +41,47 @@ pub(crate) fn certificates(text: &str, limit: usize) -> Result<Vec<Vec<u8>>, Bad
     }
 }
 
+/// The one certificate revocation list in `text`.
+pub(crate) fn crl(text: &str) -> Option<Vec<u8>> {
+    let sections =
+        <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
+    let mut lists = sections.into_iter().filter(|(kind, _)| *kind == SectionKind::Crl).map(|(_, der)| der);
+    lists.next().filter(|_| lists.next().is_none())
+}
+
+/// A certificate revocation list as a PEM section.
+pub(crate) fn encode_crl(der: &[u8]) -> String {
+    rfc7468::encode_string("X509 CRL", LineEnding::LF, der).expect("a bounded list always encodes")
+}
+
+/// What an encrypted private key begins and ends with (RFC 7468 §11).
+const ENCRYPTED_PRIVATE_KEY: [&str; 2] =
+    ["-----BEGIN ENCRYPTED PRIVATE KEY-----", "-----END ENCRYPTED PRIVATE KEY-----"];
+
+/// The one encrypted PKCS #8 private key in `text`; other sections are skipped.
+pub(crate) fn encrypted_private_key(text: &str) -> Result<Vec<u8>, BadPem> {
+    if text.len() > MAX_PEM_BYTES {
+        return Err(BadPem::TooLarge { bytes: text.len(), limit: MAX_PEM_BYTES });
+    }
+    let what = "encrypted private key";
+    let [begin, end] = ENCRYPTED_PRIVATE_KEY;
+    let (_, from) = text.split_once(begin).ok_or(BadPem::Missing { what })?;
+    let (body, rest) = from.split_once(end).ok_or(BadPem::Malformed { what: "no end of the key".into() })?;
+    if rest.contains(begin) {
+        return Err(BadPem::TooMany { what, limit: 1 });
+    }
+    let section = format!("{begin}{body}{end}\n");
+    let (_, der) = rfc7468::decode_vec(section.as_bytes())
+        .map_err(|error| BadPem::Malformed { what: error.to_string() })?;
+    Ok(der)
+}
+
 /// The one PKCS #8 private key in `text`; other sections are skipped.
 pub(crate) fn private_key(text: &str) -> Result<Zeroizing<Vec<u8>>, BadPem> {
     let what = "private key";
     let mut found = sections(text, SectionKind::PrivateKey)?;
     match (found.pop(), found.len()) {
+        (None, _) if text.contains(ENCRYPTED_PRIVATE_KEY[0]) => Err(BadPem::NeedsPassphrase),
         (None, _) => Err(BadPem::Missing { what }),
         (Some(der), 0) => Ok(der),
         (Some(_), _) => Err(BadPem::TooMany { what, limit: 1 }),

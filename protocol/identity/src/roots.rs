@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fleetkey_wire::FleetId;
 
 use crate::certificate::{Certificate, Identity};
+use crate::crl::{BadCrl, Crl};
 use crate::error::{BadCertificate, BadPem};
 use crate::pem;
 use crate::role::Subject;
@@ -132,6 +133,26 @@ impl FleetRoots {
             }
         }
         leaf.into_identity()
+    }
+
+    /// Whether a CA of the fleet made this list: a pinned root, or an intermediate that one certified. Which
+    /// intermediates there are is told by `others`, certificates (DER) that need not be trusted.
+    ///
+    /// # Errors
+    /// [`BadCrl::UnknownIssuer`].
+    pub fn check_crl(&self, crl: &Crl, others: &[Vec<u8>]) -> Result<(), BadCrl> {
+        let by_root = || {
+            self.0.iter().any(|root| crl.is_made_by(&root.certificate.subject_name, &root.certificate.key))
+        };
+        let by_intermediate = |der: &Vec<u8>| {
+            Certificate::parse(der).is_ok_and(|ca| {
+                matches!(ca.subject, Subject::Ca)
+                    && ca.fleet == self.fleet()
+                    && self.check_issued_by_root(&ca, 1).is_ok()
+                    && crl.is_made_by(&ca.subject_name, &ca.key)
+            })
+        };
+        if by_root() || others.iter().any(by_intermediate) { Ok(()) } else { Err(BadCrl::UnknownIssuer) }
     }
 
     fn check_issued_by_root(&self, top: &Certificate, intermediates: u32) -> Result<(), BadCertificate> {

@@ -47,7 +47,7 @@ struct Forger(IdentityKey);
 impl Forger {
     /// With the private key of `ca`.
     fn of(ca: &FleetCa) -> Self {
-        Self(IdentityKey::from_pkcs8_pem(&ca.key_pem()).unwrap())
+        Self(IdentityKey::from_pkcs8_pem(&ca.key_pem().unwrap()).unwrap())
     }
 
     fn sign(&self, issuer_der: &[u8], params: &CertificateParams, public_key: &[u8; 32]) -> Vec<u8> {
@@ -455,7 +455,7 @@ fn a_ca_comes_back_from_its_pem() {
     let middle = root.create_intermediate(&mut OsRng, year()).unwrap();
     let public = key().public_key();
     for ca in [&root, &middle] {
-        let again = FleetCa::from_pem(&ca.to_pem()).unwrap();
+        let again = FleetCa::from_pem(&ca.to_pem().unwrap()).unwrap();
         assert_eq!(again.fleet(), fleet(1));
         assert_eq!(again.certificate_der(), ca.certificate_der());
         assert_eq!(
@@ -465,7 +465,7 @@ fn a_ca_comes_back_from_its_pem() {
         );
         assert_eq!(again.chain(vec![]).len(), ca.chain(vec![]).len());
     }
-    let mixed = format!("{}{}", root.certificate_pem(), *middle.key_pem());
+    let mixed = format!("{}{}", root.certificate_pem(), *middle.key_pem().unwrap());
     assert_eq!(FleetCa::from_pem(&mixed).unwrap_err(), BadPem::OtherKey);
     assert_eq!(
         FleetCa::from_pem(&root.certificate_pem()).unwrap_err(),
@@ -582,7 +582,7 @@ fn a_key_does_not_print_its_secret() {
     let ca = new_ca(fleet(1));
     assert_eq!(format!("{key:?}"), "IdentityKey(\"(redacted)\")");
     let printed = format!("{ca:?}");
-    let secret = ca.key_pem();
+    let secret = ca.key_pem().unwrap();
     let secret = IdentityKey::from_pkcs8_pem(&secret).unwrap().seed();
     assert!(!printed.contains(&hex::encode(*secret)));
     assert!(!printed.contains(&format!("{:?}", &secret[..4]).trim_matches(['[', ']']).to_owned()));

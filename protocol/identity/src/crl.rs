@@ -1,0 +1,115 @@
+//! Certificate revocation lists (RFC 5280 §5): which certificates of a CA no longer count.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use crate::certificate::outer_signature;
+use crate::pem;
+
+/// A certificate's serial number, big-endian, as in the certificate.
+pub type Serial = Vec<u8>;
+
+/// Largest list that is read: some hundred thousand certificates.
+pub const MAX_CRL_BYTES: usize = 16 * 1024 * 1024;
+
+/// One certificate that no longer counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// Its serial number.
+    pub serial: Serial,
+    /// Since when.
+    pub unix_seconds: u64,
+}
+
+/// A list that was read, and not yet vouched for: see [`Crl::check_signature`].
+#[derive(Debug, Clone)]
+pub struct Crl {
+    /// Rises with each list of a CA.
+    pub number: u64,
+    /// When it was made.
+    pub this_update_unix_seconds: i64,
+    /// When the next one is due.
+    pub next_update_unix_seconds: Option<i64>,
+    /// Serial numbers, and since when they do not count.
+    pub revoked: BTreeMap<Serial, i64>,
+    issuer_name: Vec<u8>,
+    signed: Vec<u8>,
+    signature: Signature,
+}
+
+/// A list as a PEM section, `X509 CRL`.
+pub fn crl_to_pem(der: &[u8]) -> String {
+    pem::encode_crl(der)
+}
+
+/// A list that cannot be read, or that its CA did not make.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadCrl {
+    /// Refused before it was decoded.
+    #[error("the CRL has {bytes} bytes, the limit is {MAX_CRL_BYTES}")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// No list in DER or PEM.
+    #[error("not a CRL: {what}")]
+    Malformed {
+        /// The part that could not be read.
+        what: &'static str,
+    },
+    /// No CA that is known made it.
+    #[error("the CRL is not signed by a CA of the fleet")]
+    UnknownIssuer,
+}
+
+impl Crl {
+    /// Reads a list, in DER or as one `X509 CRL` section of PEM.
+    ///
+    /// # Errors
+    /// [`BadCrl`].
+    pub fn read(bytes: &[u8]) -> Result<Self, BadCrl> {
+        if bytes.len() > MAX_CRL_BYTES {
+            return Err(BadCrl::TooLarge { bytes: bytes.len() });
+        }
+        let malformed = |what| BadCrl::Malformed { what };
+        let from_pem = match std::str::from_utf8(bytes) {
+            Ok(text) if text.contains("-----BEGIN") => {
+                Some(pem::crl(text).ok_or(malformed("no X509 CRL section, or more than one"))?)
+            }
+            Ok(_) | Err(_) => None,
+        };
+        let der = from_pem.as_deref().unwrap_or(bytes);
+        let (rest, list) = CertificateRevocationList::from_der(der).map_err(|_| malformed("structure"))?;
+        if !rest.is_empty() {
+            return Err(malformed("bytes after its end"));
+        }
+        let signed = list.tbs_cert_list.as_ref();
+        let signature = outer_signature(der, signed).map_err(|_| malformed("signature"))?;
+        let number = list.crl_number().and_then(|number| u64::try_from(number).ok());
+        let revoked = list.iter_revoked_certificates();
+        Ok(Self {
+            number: number.ok_or(malformed("no CRL number"))?,
+            this_update_unix_seconds: list.last_update().timestamp(),
+            next_update_unix_seconds: list.next_update().map(|time| time.timestamp()),
+            revoked: revoked
+                .map(|revoked| (revoked.raw_serial().to_vec(), revoked.revocation_date.timestamp()))
+                .collect(),
+            issuer_name: list.issuer().as_raw().to_vec(),
+            signed: signed.to_vec(),
+            signature,
+        })
+    }
+
+    /// Whether the certificate of this serial number still counts.
+    pub fn is_revoked(&self, serial: &[u8]) -> bool {
+        self.revoked.contains_key(serial)
+    }
+
+    /// Whether the CA of this name and key made it.
+    pub(crate) fn is_made_by(&self, name: &[u8], key: &VerifyingKey) -> bool {
+        self.issuer_name == name && key.verify_strict(&self.signed, &self.signature).is_ok()
+    }
+}
