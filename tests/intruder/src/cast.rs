@@ -3,13 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use fleetkey_identity::{FleetCa, FleetRoots, IdentityKey, Role, Validity};
+use fleetkey_identity::{
+    FleetCa, FleetRoots, IdentityKey, Revoked, Role, Validity, crl_to_pem, read_certificate,
+};
 use fleetkey_wire::{CellId, DeviceId, FleetId, Generation, Topic};
 use rand_core::OsRng;
-use rcgen::{
-    CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, Issuer, KeyIdMethod,
-    KeyPair, RevokedCertParams, SanType, SerialNumber,
-};
+use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, SanType};
 
 /// A chain, leaf first, and the key to it.
 #[derive(Clone)]
@@ -86,33 +85,18 @@ impl Cast {
         self.papers(&Role::Coordinator { generation: Generation(1) })
     }
 
-    /// A CRL of the fleet's CA, as PEM, that names these.
+    /// A CRL of the fleet's CA, as PEM, that names these. Each list of a fleet has a higher number than the one before.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn crl_pem(&self, revoked: &[&Papers]) -> Result<String> {
-        let now = time::OffsetDateTime::from_unix_timestamp(now_unix_seconds())?;
-        let revoked_certs = revoked.iter().map(|papers| {
-            let der = papers.chain.first().context("a chain")?;
-            let (_, certificate) = x509_parser::parse_x509_certificate(der)?;
-            Ok(RevokedCertParams {
-                serial_number: SerialNumber::from_slice(certificate.raw_serial()),
-                revocation_time: now,
-                reason_code: None,
-                invalidity_date: None,
-            })
+    pub fn crl_pem(&self, number: u64, revoked: &[&Papers]) -> Result<String> {
+        let revoked = revoked.iter().map(|papers| {
+            let leaf = papers.chain.first().context("a chain")?;
+            let unix_seconds = u64::try_from(now_unix_seconds())?;
+            Ok(Revoked { serial: read_certificate(leaf)?.serial, unix_seconds })
         });
-        let params = CertificateRevocationListParams {
-            this_update: now - time::Duration::hours(1),
-            next_update: now + time::Duration::days(7),
-            crl_number: SerialNumber::from(u64::try_from(now.unix_timestamp())?),
-            issuing_distribution_point: None,
-            revoked_certs: revoked_certs.collect::<Result<_>>()?,
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        let der = self.ca.certificate_der().into();
-        let issuer = Issuer::from_ca_cert_der(&der, KeyPair::from_pem(&self.ca.key_pem())?)?;
-        Ok(params.signed_by(&issuer)?.pem()?)
+        let revoked = revoked.collect::<Result<Vec<_>>>()?;
+        Ok(crl_to_pem(&self.ca.revocation_list(number, valid_now(), &revoked)?))
     }
 
     /// Papers that should open no door, by what is wrong with them, and as whom to come with them.

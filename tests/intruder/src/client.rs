@@ -26,6 +26,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// How long a message may be on its way through it.
     pub settle: Duration,
+    /// Who is in which cell, the broker cannot know: then it is no theft to hear one.
+    pub has_open_cells: bool,
 }
 
 /// The version of MQTT to speak.
