@@ -30,6 +30,7 @@ A configuration file:
     roots = \"fleet-roots.pem\"
     certificate = \"broker.crt\"
     key = \"broker.key\"
+    # crl = \"fleet.crl\"                        # certificates that no longer count; read again when it changes
 
     [listen]
     tls = [\"0.0.0.0:8883\"]
@@ -173,10 +174,17 @@ async fn serve(setup: Setup, metrics: Option<SocketAddr>) -> anyhow::Result<()> 
             None => std::future::pending().await,
         }
     };
+    let crl_followed = async {
+        match (&broker, setup.crl) {
+            (Some(broker), Some((file, first))) => file.follow(first, |crl| broker.obey_crl(crl)).await,
+            (Some(_) | None, _) => std::future::pending().await,
+        }
+    };
     let failed = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
         () = broker_failed => true,
+        () = crl_followed => true,
     };
     tracing::info!("stopping");
     let Stats { sessions_total, publishes, deliveries, .. } =

@@ -8,6 +8,7 @@ use fleetkey_identity::{BadCertificate, BadPem, Role};
 use fleetkey_wire::FleetId;
 
 use crate::config::BrokerError;
+use crate::service::crl_file::CrlError;
 
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,9 @@ pub enum SettingsError {
         /// What TLS says.
         source: rustls::Error,
     },
+    /// The CRL cannot be used.
+    #[error(transparent)]
+    Crl(#[from] CrlError),
     /// A listener that makes no sense.
     #[error(transparent)]
     Listener(#[from] BrokerError),
