@@ -92,7 +92,12 @@ impl Gate {
 
     /// How often the answer was no, for this reason.
     pub fn refused(&self, reason: &str) -> u64 {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).get(reason).copied().unwrap_or(0)
+        self.refusals().get(reason).copied().unwrap_or(0)
+    }
+
+    /// How often the answer was no, by reason.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Counts an answer, and says whether it was yes.
