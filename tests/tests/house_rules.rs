@@ -38,13 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fleetkey-policy-follow", &["fleetkey-policy"]),
     (
         "fleetkey-broker",
-        &[
-            "fleetkey-gate",
-            "fleetkey-identity",
-            "fleetkey-policy",
-            "fleetkey-policy-follow",
-            "fleetkey-wire",
-        ],
+        &["fleetkey-gate", "fleetkey-identity", "fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"],
     ),
     ("fleetkey-gate", &["fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
     // It comes to brokers from outside.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -177,7 +178,7 @@ fn emqx_is_told_who_may_publish_and_subscribe() {
         (&a, "publish", "weather/hamburg".to_owned()),
         (coordinator, "subscribe", "#".to_owned()),
         (coordinator, "publish", own_up.clone()),
-        ("operator:ada", "subscribe", own_down.clone()),
+        ("operator:ada", "subscribe", own_down),
     ] {
         assert!(!allows(name, action, &topic), "{name} {action} {topic:?}");
     }
@@ -373,16 +374,16 @@ impl Api {
         (api, format!("http://{address}/"))
     }
 
-    async fn answer(State(api): State<Self>, request: Request) -> StatusCode {
+    fn answer(State(api): State<Self>, request: Request) -> Ready<StatusCode> {
         let authorization = request.headers()["authorization"].to_str().unwrap().to_owned();
         assert_eq!(authorization, "Basic a2V5OnNlY3JldA==");
         let mut api = api.0.lock().unwrap();
         api.0.push(format!("{} {}", request.method(), request.uri()));
         if api.1 > 0 {
             api.1 -= 1;
-            return StatusCode::SERVICE_UNAVAILABLE;
+            return ready(StatusCode::SERVICE_UNAVAILABLE);
         }
-        StatusCode::NO_CONTENT
+        ready(StatusCode::NO_CONTENT)
     }
 
     /// Waits until this many requests have come.

@@ -86,7 +86,7 @@ impl Acceptor {
         if open.count > (hub.limits.max_connections + RESERVED_CONNECTIONS) as u64 {
             return hub.refused(&peer, &Refusal::TooManyConnections);
         }
-        let _counted = match hub.count_address(peer.ip()) {
+        let _counted = match hub.addresses.count(peer.ip()) {
             Ok(counted) => counted,
             Err(refusal) => return hub.refused(&peer, &refusal),
         };

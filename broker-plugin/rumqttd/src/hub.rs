@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
@@ -18,6 +17,7 @@ use fleetkey_wire::{DeviceId, Filter, FleetId, Topic};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::Addresses;
 use crate::config::Limits;
 use crate::fan_out::{FanOut, FanOutGone};
 use crate::message::Message;
@@ -46,8 +46,7 @@ pub(crate) struct Hub {
     fan_out: Box<dyn FanOut>,
     /// Certificates on the CRL.
     revoked_certificates: RwLock<BTreeSet<Serial>>,
-    /// Open connections by address, where they are counted.
-    addresses: Mutex<HashMap<IpAddr, usize>>,
+    pub(crate) addresses: Addresses,
     next_session: AtomicU64,
     devices: RwLock<HashMap<DeviceId, Arc<Session>>>,
     coordinators: RwLock<HashMap<Box<str>, Arc<Session>>>,
@@ -84,6 +83,7 @@ impl Hub {
         fan_out: Box<dyn FanOut>,
     ) -> Self {
         let handshakes = Semaphore::new(limits.max_handshakes);
+        let addresses = Addresses::new(limits.max_connections_per_address);
         Self {
             fleet,
             limits,
@@ -94,7 +94,7 @@ impl Hub {
             handshakes,
             fan_out,
             revoked_certificates: RwLock::default(),
-            addresses: Mutex::default(),
+            addresses,
             next_session: AtomicU64::new(1),
             devices: RwLock::default(),
             coordinators: RwLock::default(),
@@ -317,19 +317,6 @@ impl Hub {
         ended
     }
 
-    /// Counts a connection from there for as long as the answer lives.
-    pub(crate) fn count_address(&self, address: IpAddr) -> Result<CountedAddress<'_>, Refusal> {
-        let counted = CountedAddress { hub: self, address };
-        let Some(limit) = self.limits.max_connections_per_address else { return Ok(counted) };
-        let mut addresses = self.addresses();
-        let count = addresses.entry(address).or_default();
-        *count += 1;
-        let is_too_many = *count > limit;
-        drop(addresses);
-        // Dropped where it is one too many, which takes it off again.
-        if is_too_many { Err(Refusal::TooManyFromAddress) } else { Ok(counted) }
-    }
-
     /// Ends every session: the broker is stopping.
     pub(crate) fn close_all(&self) {
         let devices: Vec<_> = read(&self.devices).values().cloned().collect();
@@ -355,10 +342,6 @@ impl Hub {
             return Err(Refusal::RevokedCertificate);
         }
         Ok(())
-    }
-
-    fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The broker cannot go on.
@@ -404,27 +387,6 @@ impl Hub {
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Waker>> {
         self.waiting_for_coordinators.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A connection that counts against its address.
-pub(crate) struct CountedAddress<'a> {
-    hub: &'a Hub,
-    address: IpAddr,
-}
-
-impl Drop for CountedAddress<'_> {
-    fn drop(&mut self) {
-        if self.hub.limits.max_connections_per_address.is_none() {
-            return;
-        }
-        let mut addresses = self.hub.addresses();
-        if let Some(count) = addresses.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                addresses.remove(&self.address);
-            }
-        }
     }
 }
 

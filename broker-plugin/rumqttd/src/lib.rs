@@ -14,6 +14,7 @@
 //! Deliberately absent: keys, payloads, the policy itself, persistence, clustering.
 
 mod acceptor;
+mod addresses;
 mod broker;
 mod config;
 mod connection;

@@ -1,7 +1,5 @@
 //! The intruder's whole script against the embedded broker: nothing gets through.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
