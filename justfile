@@ -38,6 +38,10 @@ kills ROUNDS="100" AGENTS="50" SEED="1": binaries
 faults STOP_SECONDS="20" AWAY_SECONDS="20": binaries
     FLEETKEY_KILLS_STOP_SECONDS={{STOP_SECONDS}} FLEETKEY_KILLS_AWAY_SECONDS={{AWAY_SECONDS}} cargo test --release --locked -p fleetkey-kills --test faults -- --nocapture --include-ignored
 
+# The intruder at a real RabbitMQ (Debian's rabbitmq-server), with the gate to ask.
+rabbitmq:
+    cargo test --locked -p fleetkey-gate --test rabbitmq -- --ignored --nocapture
+
 # What `kills` and `faults` run.
 [private]
 binaries:

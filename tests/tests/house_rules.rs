@@ -37,7 +37,14 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("fleetkey-est", &["fleetkey-identity", "fleetkey-wire"]),
-    ("fleetkey-broker", &["fleetkey-identity", "fleetkey-policy", "fleetkey-wire"]),
+    ("fleetkey-policy-follow", &["fleetkey-policy"]),
+    (
+        "fleetkey-broker",
+        &["fleetkey-gate", "fleetkey-identity", "fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"],
+    ),
+    ("fleetkey-gate", &["fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
+    // It comes to brokers from outside.
+    ("fleetkey-intruder", &["fleetkey-identity", "fleetkey-wire"]),
     // It meets the others as processes.
     ("fleetkey-kills", &["fleetkey-identity", "fleetkey-wire"]),
 ];

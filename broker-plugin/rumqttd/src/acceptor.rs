@@ -6,14 +6,15 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Buf;
-use fleetkey_identity::{Identity, Role};
+use fleetkey_identity::{Identity, Role, Serial};
 use fleetkey_policy::{Denied, Party};
 use fleetkey_wire::FleetId;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
@@ -31,6 +32,8 @@ const BACKLOG: u32 = 4_096;
 const MAX_CONNECT_BYTES: usize = 4 * 1024;
 /// How long to wait when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a handshake may keep others waiting.
+const TURN: Duration = Duration::from_secs(1);
 /// How long a refusal may take to be sent.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -83,6 +86,10 @@ impl Acceptor {
         if open.count > (hub.limits.max_connections + RESERVED_CONNECTIONS) as u64 {
             return hub.refused(&peer, &Refusal::TooManyConnections);
         }
+        let _counted = match hub.addresses.count(peer.ip()) {
+            Ok(counted) => counted,
+            Err(refusal) => return hub.refused(&peer, &refusal),
+        };
         // Messages are small and must not wait for each other.
         let _ = stream.set_nodelay(true);
         match Box::pin(hub.stop.run_until_cancelled(self.establish(&hub, stream, peer))).await.flatten() {
@@ -98,7 +105,8 @@ impl Acceptor {
                 .await
                 .map(|connection| Established::Plain(Box::new(connection)));
         };
-        let stream = match tokio::time::timeout(hub.limits.handshake_timeout, tls.accept(stream)).await {
+        let deadline = Instant::now() + hub.limits.handshake_timeout;
+        let stream = match tokio::time::timeout_at(deadline, handshake(hub, tls, stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -110,13 +118,11 @@ impl Acceptor {
                 return None;
             }
         };
-        let party = match self.identify {
+        let who = match self.identify {
             Identify::ClientId => None,
-            Identify::ClientCertificate => {
-                Some(certified_party(stream.get_ref().1.peer_certificates(), hub.fleet))
-            }
+            Identify::ClientCertificate => Some(certified(stream.get_ref().1.peer_certificates(), hub.fleet)),
         };
-        admit(hub, stream, peer, party).await.map(|connection| Established::Tls(Box::new(connection)))
+        admit(hub, stream, peer, who).await.map(|connection| Established::Tls(Box::new(connection)))
     }
 }
 
@@ -151,31 +157,64 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// The TLS handshake, when its turn comes: so many at once, and who says nothing takes nobody's place.
+async fn handshake(hub: &Hub, tls: &TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    stream.peek(&mut [0]).await?;
+    // It is never closed.
+    let turn = hub.handshakes.acquire().await.map_err(io::Error::other)?;
+    let mut handshake = Box::pin(tls.accept(stream));
+    match tokio::time::timeout(TURN, &mut handshake).await {
+        Ok(done) => done,
+        Err(_) => {
+            // A slow way is no reason to give up, only to let others have their turn.
+            drop(turn);
+            handshake.await
+        }
+    }
+}
+
+/// Who is at the other end, and how long that holds.
+struct Certified {
+    party: Party,
+    certificate: Option<Serial>,
+    not_after_unix_seconds: Option<i64>,
+}
+
 /// Who the certificate says it is; the handshake has checked that it may say so.
-fn certified_party(certificates: Option<&[CertificateDer<'_>]>, own: FleetId) -> Result<Party, Refusal> {
-    let Identity { fleet, role, .. } =
+fn certified(certificates: Option<&[CertificateDer<'_>]>, own: FleetId) -> Result<Certified, Refusal> {
+    let Identity { fleet, role, serial, not_after_unix_seconds, .. } =
         fleetkey_identity::tls::peer_identity(certificates).map_err(|_| Refusal::BadCertificate)?;
     if fleet != own {
         return Err(Denied::OtherFleet { fleet }.into());
     }
-    Ok(match role {
+    let party = match role {
         Role::Coordinator { .. } => Party::Coordinator,
         Role::Broker => Party::Broker,
         // Neither has any business here.
         Role::Registrar | Role::Operator { .. } => Party::Operator,
         Role::Device(device) => Party::Device(device),
-    })
+    };
+    let not_after_unix_seconds = Some(not_after_unix_seconds);
+    Ok(Certified { party, certificate: Some(serial), not_after_unix_seconds })
 }
 
 /// Who it says it is, on a listener that believes it.
-fn claimed_party(client_id: &str) -> Result<Party, Refusal> {
-    if let Ok(device) = client_id.parse() {
-        Ok(Party::Device(device))
+fn claimed(client_id: &str) -> Result<Certified, Refusal> {
+    let party = if let Ok(device) = client_id.parse() {
+        Party::Device(device)
     } else if client_id.starts_with("coordinator") {
-        Ok(Party::Coordinator)
+        Party::Coordinator
     } else {
-        Err(Refusal::UnknownClientId)
-    }
+        return Err(Refusal::UnknownClientId);
+    };
+    Ok(Certified { party, certificate: None, not_after_unix_seconds: None })
+}
+
+/// When a session that begins now has to end, for its certificate does.
+fn expiry(not_after_unix_seconds: Option<i64>) -> Option<Instant> {
+    let not_after = Duration::from_secs(not_after_unix_seconds?.max(0).unsigned_abs());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Instant::now().checked_add(not_after.saturating_sub(now))
 }
 
 /// Reads the CONNECT and answers it; `None` when the client was not let in.
@@ -183,7 +222,7 @@ async fn admit<S: Stream>(
     hub: &Arc<Hub>,
     stream: S,
     peer: SocketAddr,
-    party: Option<Result<Party, Refusal>>,
+    who: Option<Result<Certified, Refusal>>,
 ) -> Option<Connection<S>> {
     let mut link = Link::new(stream);
     match tokio::time::timeout(hub.limits.connect_timeout, first_packet(&mut link)).await {
@@ -202,7 +241,7 @@ async fn admit<S: Stream>(
     let mut input = link.take_input();
     let outcome = match frame(&input, MAX_CONNECT_BYTES) {
         Ok(Some(frame)) => match read_connect(&frame) {
-            Ok(connect) => Ok((frame.bytes, answer(hub, &mut link, &connect, party))),
+            Ok(connect) => Ok((frame.bytes, answer(hub, &mut link, &connect, who))),
             Err(malformed) => Err(malformed),
         },
         Ok(None) => return None,
@@ -258,11 +297,11 @@ fn answer<S: Stream>(
     hub: &Arc<Hub>,
     link: &mut Link<S>,
     connect: &Connect<'_>,
-    party: Option<Result<Party, Refusal>>,
+    who: Option<Result<Certified, Refusal>>,
 ) -> Result<(Arc<crate::session::Session>, Terms), Refusal> {
     let version = connect.version;
-    match accept(hub, connect, party) {
-        Ok(session) => {
+    match accept(hub, connect, who) {
+        Ok((session, expires)) => {
             let limit = hub.limits.max_keep_alive;
             let asked = Duration::from_secs(connect.keep_alive_seconds.into());
             let too_long = asked.is_zero() || asked > limit;
@@ -278,6 +317,7 @@ fn answer<S: Stream>(
             let terms = Terms {
                 version,
                 keep_alive,
+                expires,
                 receive_maximum: connect.receive_maximum,
                 max_packet_bytes: connect.max_packet_bytes.map_or(usize::MAX, |bytes| bytes as usize),
             };
@@ -293,16 +333,18 @@ fn answer<S: Stream>(
 fn accept(
     hub: &Hub,
     connect: &Connect<'_>,
-    party: Option<Result<Party, Refusal>>,
-) -> Result<Arc<crate::session::Session>, Refusal> {
-    let party = party.unwrap_or_else(|| claimed_party(connect.client_id))?;
+    who: Option<Result<Certified, Refusal>>,
+) -> Result<(Arc<crate::session::Session>, Option<Instant>), Refusal> {
+    let Certified { party, certificate, not_after_unix_seconds } =
+        who.unwrap_or_else(|| claimed(connect.client_id))?;
     if connect.has_will {
         return Err(Refusal::Will);
     }
     if connect.has_authentication_method {
         return Err(Refusal::AuthenticationMethod);
     }
-    hub.attach(party, connect.client_id)
+    let session = hub.attach(party, connect.client_id, certificate)?;
+    Ok((session, expiry(not_after_unix_seconds)))
 }
 
 #[cfg(test)]
@@ -323,10 +365,11 @@ mod tests {
         let listener = Listener::insecure_loopback("127.0.0.1:0".parse().unwrap());
         let acceptor = Arc::new(Acceptor::bind(&listener).unwrap());
         let address = acceptor.local_addr().unwrap();
-        let session = hub.attach(Party::Coordinator, "coordinator").unwrap();
+        let session = hub.attach(Party::Coordinator, "coordinator", None).unwrap();
         let terms = Terms {
             version: Version::V4,
             keep_alive: Duration::from_secs(1),
+            expires: None,
             receive_maximum: 1,
             max_packet_bytes: 1,
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fleetkey_identity::Crl;
 use fleetkey_policy::{PolicyHandle, Watch};
 use tokio_util::task::TaskTracker;
 
@@ -72,6 +73,12 @@ impl Broker {
     /// What has been counted so far.
     pub fn stats(&self) -> Stats {
         self.hub.counters.snapshot()
+    }
+
+    /// Lets nobody in with a certificate on this list, and ends the sessions of those who are; answers how many. The list
+    /// takes the place of the one before. Whoever hands it over has checked who made it.
+    pub fn obey_crl(&self, crl: &Crl) -> usize {
+        self.hub.obey_crl(crl)
     }
 
     /// Waits until the broker stops by itself, which it does when its fan-out has failed.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use fleetkey_wire::FleetId;
 
+use crate::rate::RateLimit;
+
 /// What a [`crate::Broker`] is started with.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
@@ -99,12 +101,18 @@ pub enum FanOutKind {
 pub struct Limits {
     /// Devices and coordinators that are connected; a few places beyond are kept for coordinators.
     pub max_connections: usize,
+    /// Connections from one address, where they are to be counted.
+    pub max_connections_per_address: Option<usize>,
+    /// TLS handshakes under way at once; further ones wait, within their time.
+    pub max_handshakes: usize,
     /// From the TCP connection to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From there to the end of the CONNECT packet.
     pub connect_timeout: Duration,
     /// The largest packet from a client, fixed header included.
     pub max_packet_bytes: usize,
+    /// What a device may say.
+    pub device_rate: RateLimit,
     /// What waits for a device before it is cut off as too slow.
     pub device_queue: QueueLimit,
     /// What waits for a coordinator before devices have to wait with theirs.
@@ -132,9 +140,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 16_384,
+            max_connections_per_address: None,
+            max_handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             max_packet_bytes: 65 * 1024,
+            device_rate: RateLimit::default(),
             device_queue: QueueLimit { messages: 512, bytes: 1024 * 1024 },
             coordinator_queue: QueueLimit { messages: 65_536, bytes: 16 * 1024 * 1024 },
             max_in_flight: 64,

@@ -27,6 +27,7 @@ use crate::link::{Link, Stream};
 use crate::packet::{
     Packet, Publish, Subscribe, Version, disconnect, frame, pingresp, puback, read_packet, suback, unsuback,
 };
+use crate::rate::{Budget, Verdict};
 use crate::refusal::{Close, Refusal};
 use crate::session::{Session, Wants};
 
@@ -49,6 +50,12 @@ pub(crate) struct Connection<S> {
     heard: Instant,
     /// There is input that has to wait until coordinators have taken what others have said.
     held_back: bool,
+    /// What a device has left to say.
+    budget: Option<Budget>,
+    /// It has said too much: nothing is read before then.
+    silenced: Option<Instant>,
+    /// When its certificate ends.
+    expires: Option<Instant>,
     /// Since when the client has taken nothing of what there is for it.
     stalled: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -58,6 +65,7 @@ pub(crate) struct Connection<S> {
 pub(crate) struct Terms {
     pub(crate) version: Version,
     pub(crate) keep_alive: Duration,
+    pub(crate) expires: Option<Instant>,
     pub(crate) receive_maximum: u16,
     pub(crate) max_packet_bytes: usize,
 }
@@ -67,6 +75,8 @@ impl<S: Stream> Connection<S> {
         let heard = Instant::now();
         // MQTT 3.1.1 §3.1.2.10: one and a half times the keep-alive.
         let keep_alive = terms.keep_alive * 3 / 2;
+        let is_device = matches!(session.party, Party::Device(_));
+        let budget = is_device.then(|| Budget::new(&hub.limits.device_rate, heard));
         let in_flight = InFlight::new(terms.receive_maximum.min(hub.limits.max_in_flight));
         Self {
             hub,
@@ -78,6 +88,9 @@ impl<S: Stream> Connection<S> {
             keep_alive,
             heard,
             held_back: false,
+            budget,
+            silenced: None,
+            expires: terms.expires,
             stalled: None,
             timer: Box::pin(sleep_until(heard + keep_alive)),
         }
@@ -113,6 +126,7 @@ impl<S: Stream> Connection<S> {
     async fn handle_input(&mut self) -> Result<(), Close> {
         let mut input = self.link.take_input();
         self.held_back = false;
+        self.silenced = None;
         while self.has_room() && !input.is_empty() {
             if self.must_wait() {
                 self.held_back = true;
@@ -120,10 +134,17 @@ impl<S: Stream> Connection<S> {
             }
             let bytes = match frame(&input, self.hub.limits.max_packet_bytes)? {
                 None => break,
+                Some(_) if self.must_be_silent()? => break,
                 Some(frame) => {
                     let packet = read_packet(self.version, &frame)?;
                     self.heard = Instant::now();
+                    // An answer to what the broker has sent: there are no more of them than that.
+                    let is_free =
+                        matches!(packet, Packet::PubAck { packet_id } if self.in_flight.holds(packet_id));
                     self.handle(packet).await?;
+                    if let Some(budget) = self.budget.as_mut().filter(|_| !is_free) {
+                        budget.spend(frame.bytes);
+                    }
                     frame.bytes
                 }
             };
@@ -271,6 +292,11 @@ impl<S: Stream> Connection<S> {
         if !self.has_room() {
             return Ok(false);
         }
+        if self.silenced.is_some() {
+            // What it says meanwhile stays where it is, and its own side stops taking more in the end.
+            self.heard = Instant::now();
+            return Ok(false);
+        }
         if self.held_back {
             if self.hub.poll_coordinators(&self.session, cx).is_ready() {
                 return Ok(true);
@@ -290,7 +316,7 @@ impl<S: Stream> Connection<S> {
         loop {
             let silent = self.heard + self.keep_alive;
             let stuck = self.stalled.map(|since| since + self.hub.limits.write_timeout);
-            let next = stuck.map_or(silent, |stuck| stuck.min(silent));
+            let next = [stuck, self.silenced, self.expires].into_iter().flatten().fold(silent, Instant::min);
             // A deadline that has moved away is noticed when the timer goes off.
             if next < self.timer.deadline() {
                 self.timer.as_mut().reset(next);
@@ -302,6 +328,12 @@ impl<S: Stream> Connection<S> {
             }
             if stuck.is_some_and(|stuck| stuck <= now) {
                 return Poll::Ready(Err(Close::SlowConsumer));
+            }
+            if self.expires.is_some_and(|expires| expires <= now) {
+                return Poll::Ready(Err(Refusal::ExpiredCertificate.into()));
+            }
+            if self.silenced.is_some_and(|silenced| silenced <= now) {
+                return Poll::Ready(Ok(()));
             }
             self.timer.as_mut().reset(next);
         }
@@ -315,6 +347,20 @@ impl<S: Stream> Connection<S> {
     /// Devices wait when a coordinator has not taken yet what others have said.
     fn must_wait(&self) -> bool {
         self.session.party != Party::Coordinator && self.hub.is_congested()
+    }
+
+    /// Whether a device has said so much that its next packet has to wait.
+    fn must_be_silent(&mut self) -> Result<bool, Close> {
+        let Some(budget) = &mut self.budget else { return Ok(false) };
+        match budget.ask(Instant::now()) {
+            Verdict::GoOn => Ok(false),
+            Verdict::WaitUntil(then) => {
+                self.silenced = Some(then);
+                self.hub.counters.throttled();
+                Ok(true)
+            }
+            Verdict::Exceeded => Err(Refusal::RateExceeded.into()),
+        }
     }
 
     fn refused(&self, refusal: &Refusal) {
@@ -346,6 +392,10 @@ impl InFlight {
                 return self.last;
             }
         }
+    }
+
+    fn holds(&self, id: u16) -> bool {
+        self.ids.contains(&id)
     }
 
     fn acknowledge(&mut self, id: u16) {

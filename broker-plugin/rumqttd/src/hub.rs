@@ -3,7 +3,7 @@
 //! `up` and `down` are delivered here, one map lookup each; cells go through the fan-out. Leaves to `connection` the
 //! packets and the sockets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -11,10 +11,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fleetkey_identity::{Crl, Serial};
 use fleetkey_policy::{Effects, Party, PolicyHandle, Qos};
 use fleetkey_wire::{DeviceId, Filter, FleetId, Topic};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::Addresses;
 use crate::config::Limits;
 use crate::fan_out::{FanOut, FanOutGone};
 use crate::message::Message;
@@ -38,7 +41,12 @@ pub(crate) struct Hub {
     pub(crate) stop: CancellationToken,
     /// Set when the broker stops because it cannot go on.
     pub(crate) failed: AtomicBool,
+    /// TLS handshakes that may be under way.
+    pub(crate) handshakes: Semaphore,
     fan_out: Box<dyn FanOut>,
+    /// Certificates on the CRL.
+    revoked_certificates: RwLock<BTreeSet<Serial>>,
+    pub(crate) addresses: Addresses,
     next_session: AtomicU64,
     devices: RwLock<HashMap<DeviceId, Arc<Session>>>,
     coordinators: RwLock<HashMap<Box<str>, Arc<Session>>>,
@@ -74,6 +82,8 @@ impl Hub {
         policy: PolicyHandle,
         fan_out: Box<dyn FanOut>,
     ) -> Self {
+        let handshakes = Semaphore::new(limits.max_handshakes);
+        let addresses = Addresses::new(limits.max_connections_per_address);
         Self {
             fleet,
             limits,
@@ -81,7 +91,10 @@ impl Hub {
             counters: Counters::new(),
             stop: CancellationToken::new(),
             failed: AtomicBool::new(false),
+            handshakes,
             fan_out,
+            revoked_certificates: RwLock::default(),
+            addresses,
             next_session: AtomicU64::new(1),
             devices: RwLock::default(),
             coordinators: RwLock::default(),
@@ -92,7 +105,13 @@ impl Hub {
     }
 
     /// Lets a client in, if the policy does. An earlier session of the same client ends.
-    pub(crate) fn attach(&self, party: Party, client_id: &str) -> Result<Arc<Session>, Refusal> {
+    pub(crate) fn attach(
+        &self,
+        party: Party,
+        client_id: &str,
+        certificate: Option<Serial>,
+    ) -> Result<Arc<Session>, Refusal> {
+        self.check_certificate(certificate.as_ref())?;
         self.policy.read().decide_connect(&party, client_id)?;
         let limit = match party {
             Party::Coordinator => self.limits.coordinator_queue,
@@ -107,7 +126,7 @@ impl Hub {
             Party::Broker | Party::Operator => self.limits.device_queue,
         };
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
-        let session = Arc::new(Session::new(id, party, client_id, limit));
+        let session = Arc::new(Session::new(id, party, client_id, certificate, limit));
         let earlier = match party {
             Party::Device(device) => write(&self.devices).insert(device, session.clone()),
             Party::Coordinator | Party::Broker | Party::Operator => {
@@ -122,6 +141,11 @@ impl Hub {
         if let Err(denied) = self.policy.read().decide_connect(&party, client_id) {
             self.detach(&session, denied.name());
             return Err(denied.into());
+        }
+        // And so may the CRL.
+        if let Err(refusal) = self.check_certificate(session.certificate.as_ref()) {
+            self.detach(&session, refusal.name());
+            return Err(refusal);
         }
         Ok(session)
     }
@@ -278,6 +302,21 @@ impl Hub {
         }
     }
 
+    /// Ends the sessions of certificates that no longer count, and lets nobody in with one; answers how many ended.
+    pub(crate) fn obey_crl(&self, crl: &Crl) -> usize {
+        *write(&self.revoked_certificates) = crl.revoked.keys().cloned().collect();
+        let devices: Vec<_> = read(&self.devices).values().cloned().collect();
+        let coordinators: Vec<_> = read(&self.coordinators).values().cloned().collect();
+        let mut ended = 0;
+        for session in devices.iter().chain(&coordinators) {
+            if let Err(refusal) = self.check_certificate(session.certificate.as_ref()) {
+                session.close(refusal.into());
+                ended += 1;
+            }
+        }
+        ended
+    }
+
     /// Ends every session: the broker is stopping.
     pub(crate) fn close_all(&self) {
         let devices: Vec<_> = read(&self.devices).values().cloned().collect();
@@ -295,6 +334,14 @@ impl Hub {
         } else {
             tracing::debug!(%who, reason = refusal.name(), %refusal, "refused");
         }
+    }
+
+    fn check_certificate(&self, certificate: Option<&Serial>) -> Result<(), Refusal> {
+        let revoked = read(&self.revoked_certificates);
+        if certificate.is_some_and(|serial| revoked.contains(serial)) {
+            return Err(Refusal::RevokedCertificate);
+        }
+        Ok(())
     }
 
     /// The broker cannot go on.

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use fleetkey_broker::policy::{PolicyHandle, PolicyState};
-use fleetkey_broker::service::{LogFormat, LogSettings, MetricsEndpoint, Overrides, Settings, Setup, follow};
+use fleetkey_broker::service::{
+    Follower, GateService, LogFormat, LogSettings, MetricsEndpoint, Overrides, Settings, Setup, follow,
+};
 use fleetkey_broker::{Broker, Stats};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,7 @@ A configuration file:
     roots = \"fleet-roots.pem\"
     certificate = \"broker.crt\"
     key = \"broker.key\"
+    # crl = \"fleet.crl\"                        # certificates that no longer count; read again when it changes
 
     [listen]
     tls = [\"0.0.0.0:8883\"]
@@ -39,6 +42,13 @@ A configuration file:
 
 Without a coordinator to ask: `cells = \"any_device\"` under [policy] admits any device of the fleet to any cell, which
 costs privacy of traffic volume, not keys.
+
+Another broker can ask this one who may do what: EMQX, RabbitMQ. Then [listen] may be left out:
+
+    fleet = \"6f1c0f6e-5a53-4e4e-9a43-0f1b2c3d4e5f\"
+
+    [gate]
+    listen = \"127.0.0.1:7610\"                  # /emqx/… and /rabbitmq/…: see docs/BROKERS.md
 
 Every setting is also an environment variable: FLEETKEY_BROKER__LISTEN__TLS=0.0.0.0:8883,[::]:8883. Later layers win:
 defaults, file, environment, flags. Keys that are not known are refused.
@@ -116,7 +126,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let setup = settings.set_up()?;
     start_log(&settings.log)?;
     if arguments.check {
-        eprintln!("the configuration is good: fleet {}", setup.broker.fleet);
+        eprintln!("the configuration is good: fleet {}", setup.fleet);
         return Ok(());
     }
     let runtime =
@@ -127,32 +137,62 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 async fn serve(setup: Setup, metrics: Option<SocketAddr>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
-    let max_connections = setup.broker.limits.max_connections;
     let stop = CancellationToken::new();
-    let _stop_metrics = stop.clone().drop_guard();
+    let _stop_others = stop.clone().drop_guard();
     // Before the broker starts to count, but quiet until it is known to start.
     let endpoint = match metrics {
         Some(address) => Some(MetricsEndpoint::bind(address).await?),
         None => None,
     };
-    let policy = PolicyHandle::new(PolicyState::new(setup.broker.fleet, setup.access));
-    let broker = Broker::start(setup.broker, policy.clone())?;
-    raise_file_limit(max_connections);
+    let policy = PolicyHandle::new(PolicyState::new(setup.fleet, setup.access));
+    let gate = match setup.gate {
+        Some(gate) => Some(GateService::bind(gate, &policy).await?),
+        None => None,
+    };
+    let broker = match setup.broker {
+        Some(config) => {
+            let max_connections = config.limits.max_connections;
+            let broker = Broker::start(config, policy.clone())?;
+            raise_file_limit(max_connections);
+            Some(broker)
+        }
+        None => None,
+    };
     if let Some(endpoint) = endpoint {
         tracing::info!(address = %endpoint.local_addr()?, "serving /metrics");
-        tokio::spawn(endpoint.serve(stop));
+        tokio::spawn(endpoint.serve(stop.clone()));
     }
     let follower =
-        setup.policy.map(|source| follow(source, policy)).transpose().context("follow the policy")?;
+        setup.policy.map(|source| follow(source, policy.clone())).transpose().context("follow the policy")?;
+    let gate = gate.map(|gate| {
+        let heard = follower.as_ref().map(Follower::last_heard);
+        gate.start(policy, heard, stop)
+    });
+    let broker_failed = async {
+        match &broker {
+            Some(broker) => broker.failed().await,
+            None => std::future::pending().await,
+        }
+    };
+    let crl_followed = async {
+        match (&broker, setup.crl) {
+            (Some(broker), Some((file, first))) => file.follow(first, |crl| broker.obey_crl(crl)).await,
+            (Some(_) | None, _) => std::future::pending().await,
+        }
+    };
     let failed = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
-        () = broker.failed() => true,
+        () = broker_failed => true,
+        () = crl_followed => true,
     };
     tracing::info!("stopping");
-    let Stats { sessions_total, publishes, deliveries, .. } = broker.stats();
-    tokio::task::block_in_place(|| drop(follower));
-    broker.shutdown().await;
+    let Stats { sessions_total, publishes, deliveries, .. } =
+        broker.as_ref().map(Broker::stats).unwrap_or_default();
+    tokio::task::block_in_place(|| drop((follower, gate)));
+    if let Some(broker) = broker {
+        broker.shutdown().await;
+    }
     tracing::info!(sessions_total, publishes, deliveries, "stopped");
     anyhow::ensure!(!failed, "the fan-out has stopped");
     Ok(())

@@ -16,6 +16,9 @@ pub(crate) enum Refusal {
     /// No room.
     #[error("too many connections")]
     TooManyConnections,
+    /// No room for one more from there.
+    #[error("too many connections from this address")]
+    TooManyFromAddress,
     /// The TLS handshake failed.
     #[error("TLS handshake failed")]
     TlsHandshake,
@@ -28,6 +31,12 @@ pub(crate) enum Refusal {
     /// The certificate is none of the fleet's profile.
     #[error("certificate names no party of a fleet")]
     BadCertificate,
+    /// The certificate is on the CRL.
+    #[error("certificate is revoked")]
+    RevokedCertificate,
+    /// The certificate was good when the client connected.
+    #[error("certificate has expired")]
+    ExpiredCertificate,
     /// On a listener without certificates: a client id that names nobody.
     #[error("client id names neither a device nor a coordinator")]
     UnknownClientId,
@@ -46,6 +55,9 @@ pub(crate) enum Refusal {
     /// More subscriptions than a device may have.
     #[error("too many subscriptions")]
     TooManySubscriptions,
+    /// More than a device may say, for too long.
+    #[error("too many packets or bytes, for too long")]
+    RateExceeded,
 }
 
 impl Refusal {
@@ -55,16 +67,20 @@ impl Refusal {
             Self::Denied(denied) => denied.name(),
             Self::Malformed(malformed) => malformed.name(),
             Self::TooManyConnections => "too_many_connections",
+            Self::TooManyFromAddress => "too_many_from_address",
             Self::TlsHandshake => "tls_handshake",
             Self::TlsTimeout => "tls_timeout",
             Self::ConnectTimeout => "connect_timeout",
             Self::BadCertificate => "bad_certificate",
+            Self::RevokedCertificate => "revoked_certificate",
+            Self::ExpiredCertificate => "expired_certificate",
             Self::UnknownClientId => "unknown_client_id",
             Self::Will => "will",
             Self::AuthenticationMethod => "authentication_method",
             Self::TopicAlias => "topic_alias",
             Self::SubscriptionIdentifier => "subscription_identifier",
             Self::TooManySubscriptions => "too_many_subscriptions",
+            Self::RateExceeded => "rate_exceeded",
         }
     }
 
@@ -95,17 +111,20 @@ impl Refusal {
         match self {
             Self::Denied(denied) => denied_code(denied),
             Self::Malformed(malformed) => malformed.reason_code(),
-            Self::TooManyConnections => 0x89,
+            Self::TooManyConnections | Self::TooManyFromAddress => 0x89,
             Self::TlsHandshake
             | Self::TlsTimeout
             | Self::ConnectTimeout
             | Self::BadCertificate
+            | Self::RevokedCertificate
+            | Self::ExpiredCertificate
             | Self::Will => 0x87,
             Self::UnknownClientId => 0x85,
             Self::AuthenticationMethod => 0x8c,
             Self::TopicAlias => 0x94,
             Self::SubscriptionIdentifier => 0xa1,
             Self::TooManySubscriptions => 0x97,
+            Self::RateExceeded => 0x96,
         }
     }
 }

@@ -1,14 +1,18 @@
-//! What turns the library into a process: settings, the coordinator's policy stream, `/metrics`.
+//! What turns the library into a process: settings, the coordinator's policy stream, the gate, `/metrics`.
 //!
 //! Leaves to `main` the command line, logs and signals.
 
+mod crl_file;
+mod gate_service;
 mod metrics_endpoint;
-mod policy_stream;
 mod settings;
 
+pub use crl_file::{CrlError, CrlFile};
+pub use fleetkey_policy_follow::{Follower, MAX_UPDATE_BYTES, PolicySource, follow};
+pub use gate_service::{GateError, GateService, RunningGate};
 pub use metrics_endpoint::{MetricsEndpoint, MetricsError};
-pub use policy_stream::{Follower, MAX_UPDATE_BYTES, PolicySource, follow};
 pub use settings::{
-    Cells, ENVIRONMENT_PREFIX, FanOutName, LimitSettings, ListenSettings, LogFormat, LogSettings, Overrides,
-    PolicySettings, Settings, SettingsError, Setup, TlsSettings,
+    Cells, ENVIRONMENT_PREFIX, EmqxSettings, FanOutName, GateSettings, GateSetup, KickSettings,
+    LimitSettings, ListenSettings, LogFormat, LogSettings, Overrides, PolicySettings, RabbitMqSettings,
+    Settings, SettingsError, Setup, TlsSettings,
 };

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use fleetkey_identity::Serial;
 use fleetkey_policy::{Party, Qos};
 use fleetkey_wire::CellId;
 
@@ -19,6 +20,8 @@ pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) party: Party,
     pub(crate) client_id: Box<str>,
+    /// The serial number of the certificate it came with.
+    pub(crate) certificate: Option<Serial>,
     limit: QueueLimit,
     /// A coordinator is not cut off when its queue is full; those who fill it have to wait instead.
     cut_when_full: bool,
@@ -88,11 +91,18 @@ pub(crate) struct Delivery {
 }
 
 impl Session {
-    pub(crate) fn new(id: u64, party: Party, client_id: &str, limit: QueueLimit) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        party: Party,
+        client_id: &str,
+        certificate: Option<Serial>,
+        limit: QueueLimit,
+    ) -> Self {
         Self {
             id,
             party,
             client_id: client_id.into(),
+            certificate,
             limit,
             cut_when_full: party != Party::Coordinator,
             subscriptions: Mutex::default(),
@@ -233,7 +243,7 @@ mod tests {
     fn a_device_that_takes_nothing_is_cut_off_at_either_limit() {
         let device = Party::Device(DeviceId::from_bytes([1; 16]));
         for sizes in [&[1, 1, 1][..], &[6, 6]] {
-            let session = Session::new(1, device, "d", LIMIT);
+            let session = Session::new(1, device, "d", None, LIMIT);
             for (index, size) in sizes.iter().enumerate() {
                 assert_eq!(closed(&session), None, "before message {index}");
                 session.deliver(&message(*size, Qos::AtMostOnce), Qos::AtMostOnce);
@@ -245,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_coordinator_is_congested_instead() {
-        let session = Session::new(1, Party::Coordinator, "c", LIMIT);
+        let session = Session::new(1, Party::Coordinator, "c", None, LIMIT);
         for _ in 0..5 {
             session.deliver(&message(1, Qos::AtMostOnce), Qos::AtMostOnce);
         }
@@ -257,7 +267,7 @@ mod tests {
 
     #[test]
     fn delivery_is_at_the_lower_qos_and_qos_1_waits_for_a_packet_id() {
-        let session = Session::new(1, Party::Coordinator, "c", LIMIT);
+        let session = Session::new(1, Party::Coordinator, "c", None, LIMIT);
         session.deliver(&message(1, Qos::AtLeastOnce), Qos::AtMostOnce);
         session.deliver(&message(1, Qos::AtLeastOnce), Qos::AtLeastOnce);
         assert_eq!(session.take(false).unwrap().qos, Qos::AtMostOnce);
@@ -267,7 +277,7 @@ mod tests {
 
     #[test]
     fn the_first_reason_to_close_stands() {
-        let session = Session::new(1, Party::Coordinator, "c", LIMIT);
+        let session = Session::new(1, Party::Coordinator, "c", None, LIMIT);
         session.close(Close::TakenOver);
         session.close(Close::ShuttingDown);
         assert_eq!(closed(&session), Some(Close::TakenOver));

@@ -25,6 +25,8 @@ pub struct Stats {
     pub delivery_bytes: u64,
     /// `up` and `down` publishes that had nobody to go to.
     pub undeliverable: u64,
+    /// Times that a device was made to wait, having said too much.
+    pub throttled: u64,
     /// Refusals by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Ended sessions by reason.
@@ -53,6 +55,7 @@ pub(crate) struct Counters {
     deliveries: Count,
     delivery_bytes: Count,
     undeliverable: Count,
+    throttled: Count,
     refused: Mutex<BTreeMap<&'static str, u64>>,
     closed: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -79,6 +82,7 @@ impl Counters {
             deliveries: Count::new(counter!("fleetkey_broker_deliveries_total")),
             delivery_bytes: Count::new(counter!("fleetkey_broker_delivery_bytes_total")),
             undeliverable: Count::new(counter!("fleetkey_broker_undeliverable_total")),
+            throttled: Count::new(counter!("fleetkey_broker_throttled_total")),
             refused: Mutex::default(),
             closed: Mutex::default(),
         }
@@ -94,6 +98,7 @@ impl Counters {
             deliveries: self.deliveries.get(),
             delivery_bytes: self.delivery_bytes.get(),
             undeliverable: self.undeliverable.get(),
+            throttled: self.throttled.get(),
             refused: self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             closed: self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
@@ -141,6 +146,10 @@ impl Counters {
     pub(crate) fn undeliverable(&self) {
         self.undeliverable.add(1);
     }
+
+    pub(crate) fn throttled(&self) {
+        self.throttled.add(1);
+    }
 }
 
 fn describe() {
@@ -152,6 +161,7 @@ fn describe() {
     describe_counter!("fleetkey_broker_deliveries_total", "Messages handed to clients' connections");
     describe_counter!("fleetkey_broker_delivery_bytes_total", "Bytes of payload in deliveries");
     describe_counter!("fleetkey_broker_undeliverable_total", "up and down publishes with nobody to go to");
+    describe_counter!("fleetkey_broker_throttled_total", "Times that a device was made to wait");
     describe_counter!("fleetkey_broker_refused_total", "Refusals by reason");
     describe_counter!("fleetkey_broker_closed_total", "Ended sessions by reason");
 }

@@ -286,8 +286,11 @@ async fn who_acknowledges_nothing_gets_no_more_than_the_window() {
 
 #[tokio::test]
 async fn a_coordinator_that_reads_nothing_makes_devices_wait_but_is_not_cut_off() {
-    let limits =
-        Limits { coordinator_queue: QueueLimit { messages: 8, bytes: 64 * 1024 }, ..Limits::default() };
+    let limits = Limits {
+        coordinator_queue: QueueLimit { messages: 8, bytes: 64 * 1024 },
+        device_rate: PLENTY,
+        ..Limits::default()
+    };
     let fixture = Fixture::with(FAN_OUTS[1], limits, policy());
     let mut coordinator = fixture.coordinator(Transport::Tcp, Version::V5).await;
     coordinator.subscribe(&[(&all_up(), 0)]).await;
@@ -329,6 +332,7 @@ async fn who_never_reads_is_given_up_in_the_end() {
     let limits = Limits {
         coordinator_queue: QueueLimit { messages: 8, bytes: 64 * 1024 },
         write_timeout: Duration::from_millis(300),
+        device_rate: PLENTY,
         ..Limits::default()
     };
     let fixture = Fixture::with(FAN_OUTS[1], limits, policy());

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use fleetkey_broker::policy::PolicyUpdate;
-use fleetkey_identity::{Role, chain_to_pem};
+use fleetkey_identity::{Revoked, Role, Validity, chain_to_pem, crl_to_pem, read_certificate};
 use support::*;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -326,4 +326,104 @@ async fn scrape(address: SocketAddr) -> String {
     stream.read_to_string(&mut text).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
     text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crl_takes_effect_when_its_file_changes_and_only_a_newer_one_of_the_fleets_ca() {
+    let files = Files::new();
+    let (chain, key) = files.pki.issue(&Role::Device(A));
+    let serial = read_certificate(&chain[0]).unwrap().serial;
+    let list = |pki: &Pki, number, serials: &[&Vec<u8>]| {
+        let revoked: Vec<Revoked> =
+            serials.iter().map(|serial| Revoked { serial: (*serial).clone(), unix_seconds: 1 }).collect();
+        crl_to_pem(&pki.ca.revocation_list(number, Validity::without_end(0), &revoked).unwrap())
+    };
+    let config = "[listen]\ntls = ['127.0.0.1:0']\nmetrics = '127.0.0.1:0'\n[log]\nformat = 'json'\n\
+        [policy]\ncells = 'any_device'\n[tls]\ncrl = 'fleet.crl'\n";
+    assert!(refusal(&files.run(config, &[]), 1).contains("fleet.crl"));
+    files.write("fleet.crl", &list(&Pki::new(FLEET), 9, &[]));
+    assert!(refusal(&files.run(config, &[]), 1).contains("not signed by a CA of the fleet"));
+
+    files.write("fleet.crl", &list(&files.pki, 5, &[]));
+    let broker = Running::start(&files, config);
+    let address = broker.address("listening");
+    let metrics = broker.address("serving /metrics");
+    assert_eq!(broker.said("CRL in force")["number"], 5);
+    // Whole or not at all: half a file is no list.
+    let publish = |text: &str| {
+        files.write("fleet.crl.new", text);
+        std::fs::rename(files.path().join("fleet.crl.new"), files.path().join("fleet.crl")).unwrap();
+    };
+    let tls = fleetkey_identity::tls::client_config(&chain, &key, &files.pki.roots).unwrap();
+    let mut a = Client::tls(address, Version::V5, tls.clone()).await.unwrap();
+    assert_eq!(a.connect(&A.to_string()).await, 0);
+
+    for (text, complaint) in [
+        ("hello".to_owned(), "not a CRL"),
+        (list(&Pki::new(FLEET), 6, &[&serial]), "not signed by a CA of the fleet"),
+        (list(&files.pki, 4, &[&serial]), "CRL 4, and CRL 5 is in force"),
+    ] {
+        publish(&text);
+        let unused = broker.said("the CRL has changed, and is not used");
+        assert!(unused["error"].as_str().unwrap().contains(complaint), "{unused}");
+        a.expect_nothing().await;
+    }
+    publish(&list(&files.pki, 6, &[&serial]));
+    a.expect_close(0x87).await;
+    let in_force = broker.said("CRL in force");
+    assert_eq!((&in_force["number"], &in_force["ended"]), (&6.into(), &1.into()));
+    let mut again = Client::tls(address, Version::V5, tls).await.unwrap();
+    assert_eq!(again.connect(&A.to_string()).await, 0x87);
+    let scraped = scrape(metrics).await;
+    for line in [
+        "fleetkey_broker_crl_number 6",
+        "fleetkey_broker_crl_certificates 1",
+        "fleetkey_broker_crl_failures_total 3",
+        "fleetkey_broker_refused_total{reason=\"revoked_certificate\"} 2",
+    ] {
+        assert!(scraped.lines().any(|got| got == line), "{line:?} in {scraped}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_answers_with_and_without_mqtt_beside_it() {
+    let coordinator = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let files = Files::new();
+    let open = "fleet = '01010101-0101-0101-0101-010101010101'\n[gate]\nlisten = '0.0.0.0:0'\n\
+        [policy]\ncells = 'any_device'\n";
+    assert!(refusal(&files.run(open, &["--check"]), 1).contains("gate.allow_remote"));
+    let unnamed = "[gate]\nlisten = '127.0.0.1:0'\n[policy]\ncells = 'any_device'\n";
+    assert!(refusal(&files.run(unnamed, &["--check"]), 1).contains("which fleet"));
+    let config = format!(
+        "fleet = '{FLEET}'\n[gate]\nlisten = '127.0.0.1:0'\n[log]\nformat = 'json'\n\
+         [policy]\nurl = 'http://{}/v1/policy'\ntoken = 'broker.token'\n",
+        coordinator.local_addr().unwrap()
+    );
+    let broker = Running::start(&files, &config);
+    let gate = broker.address("the gate answers");
+    let ask = |name: String| async move {
+        let body = format!("username={name}");
+        let mut stream = TcpStream::connect(gate).await.unwrap();
+        let request = format!(
+            "POST /rabbitmq/user HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.rsplit("\r\n").next().unwrap().to_owned()
+    };
+    let mut stream = Stream::accept(&coordinator).await;
+    assert_eq!(ask(A.to_string()).await, "deny", "nothing is known yet");
+    stream.begin().await;
+    stream.update(&snapshot(5)).await;
+    broker.said("policy known");
+    assert_eq!(ask(A.to_string()).await, "allow");
+    stream.update(&PolicyUpdate::Revoked { sequence: 6, device: A }).await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while ask(A.to_string()).await == "allow" {
+        assert!(std::time::Instant::now() < deadline, "still let in");
+    }
+    assert_eq!(ask(B.to_string()).await, "allow");
 }

@@ -1,6 +1,7 @@
 //! The command line: what can be said, and which part of it does what.
 
 mod backup;
+mod broker_config;
 mod ca;
 mod claim;
 mod client;
@@ -90,6 +91,9 @@ enum Command {
     #[command(subcommand)]
     Audit(backup::AuditCommand),
     Doctor(doctor::Doctor),
+    /// Settings for brokers that have rules of their own.
+    #[command(subcommand)]
+    BrokerConfig(broker_config::BrokerConfig),
 }
 
 /// Make a new fleet: CA, coordinator, broker, tokens, database, settings.
@@ -156,6 +160,7 @@ pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<
         }
         Command::Backup(command) => command.run(&Client::connect(&client)?, json, out),
         Command::Restore(command) => command.run(&client, json, out),
+        Command::BrokerConfig(command) => command.run(&client, out),
         Command::Audit(command) => command.run(&Client::connect(&client)?, out),
     }?;
     Ok(ExitCode::SUCCESS)

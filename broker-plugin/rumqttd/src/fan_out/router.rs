@@ -342,7 +342,7 @@ mod tests {
         let limits = Limits::default();
         let fan_out = RouterFanOut::start(FLEET, &limits).unwrap();
         let device = Party::Device(DeviceId::from_bytes([3; 16]));
-        let session = Arc::new(Session::new(1, device, "d", limits.device_queue));
+        let session = Arc::new(Session::new(1, device, "d", None, limits.device_queue));
         session.subscriptions().add_cell(CELL, Qos::AtMostOnce);
         fan_out.join(&session, CELL, Qos::AtMostOnce).await.unwrap();
         let message = Arc::new(Message::new("t", Bytes::from_static(b"x"), Qos::AtMostOnce));

@@ -3,20 +3,29 @@
 //! A key that is not known is refused by name: a misspelt setting must not be a default in disguise. Paths are
 //! relative to the file they stand in.
 
-use std::io;
+mod error;
+mod gate;
+mod limits;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use config::{Environment, File, FileFormat};
-use fleetkey_identity::{BadCertificate, BadPem, FleetRoots, IdentityKey, Role, chain_from_pem};
+use fleetkey_identity::{Crl, FleetRoots, IdentityKey, Role, chain_from_pem};
 use fleetkey_policy::CellAccess;
+use fleetkey_policy_follow::PolicySource;
 use fleetkey_wire::FleetId;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::policy_stream::PolicySource;
-use crate::config::{BrokerConfig, BrokerError, FanOutKind, Limits, Listener, QueueLimit};
+use super::crl_file::CrlFile;
+use crate::config::{BrokerConfig, FanOutKind, Listener};
+
+pub use error::SettingsError;
+pub use gate::{EmqxSettings, GateSettings, GateSetup, KickSettings, RabbitMqSettings};
+pub use limits::LimitSettings;
 
 /// What every variable begins with; `FLEETKEY_BROKER__LISTEN__METRICS` is `metrics` under `[listen]`.
 pub const ENVIRONMENT_PREFIX: &str = "FLEETKEY_BROKER";
@@ -38,6 +47,8 @@ pub struct Settings {
     pub listen: ListenSettings,
     /// Where the policy comes from.
     pub policy: PolicySettings,
+    /// Answers for brokers that ask.
+    pub gate: GateSettings,
     /// Everything that is bounded.
     pub limits: LimitSettings,
     /// Logs.
@@ -65,6 +76,8 @@ pub struct TlsSettings {
     pub certificate: PathBuf,
     /// The broker's private key.
     pub key: PathBuf,
+    /// Certificates that no longer count. It is read again when it changes.
+    pub crl: Option<PathBuf>,
 }
 
 /// Addresses.
@@ -106,36 +119,6 @@ pub enum Cells {
     AnyDevice,
 }
 
-/// Everything that is bounded; what is not set has its default.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LimitSettings {
-    /// See [`Limits::max_connections`].
-    pub max_connections: Option<usize>,
-    /// See [`Limits::handshake_timeout`].
-    pub handshake_timeout_seconds: Option<u64>,
-    /// See [`Limits::connect_timeout`].
-    pub connect_timeout_seconds: Option<u64>,
-    /// See [`Limits::max_packet_bytes`].
-    pub max_packet_bytes: Option<usize>,
-    /// See [`Limits::device_queue`].
-    pub device_queue_messages: Option<usize>,
-    /// See [`Limits::device_queue`].
-    pub device_queue_bytes: Option<usize>,
-    /// See [`Limits::coordinator_queue`].
-    pub coordinator_queue_messages: Option<usize>,
-    /// See [`Limits::coordinator_queue`].
-    pub coordinator_queue_bytes: Option<usize>,
-    /// See [`Limits::max_in_flight`].
-    pub max_in_flight: Option<u16>,
-    /// See [`Limits::max_keep_alive`].
-    pub max_keep_alive_seconds: Option<u64>,
-    /// See [`Limits::write_timeout`].
-    pub write_timeout_seconds: Option<u64>,
-    /// See [`Limits::max_subscriptions_per_device`].
-    pub max_subscriptions_per_device: Option<usize>,
-}
-
 /// Logs, which go to standard error.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -159,7 +142,12 @@ pub enum LogFormat {
 
 impl Default for TlsSettings {
     fn default() -> Self {
-        Self { roots: "fleet-roots.pem".into(), certificate: "broker.crt".into(), key: "broker.key".into() }
+        Self {
+            roots: "fleet-roots.pem".into(),
+            certificate: "broker.crt".into(),
+            key: "broker.key".into(),
+            crl: None,
+        }
     }
 }
 
@@ -175,121 +163,20 @@ impl Default for LogSettings {
     }
 }
 
-/// Settings that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// A key that is not known, a value that does not fit, or no TOML at all.
-    #[error("{}: {why}", path.display())]
-    Bad {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, by name.
-        why: String,
-    },
-    /// A file cannot be read.
-    #[error("read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A file is not what it should be.
-    #[error("{}: {source}", path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: BadPem,
-    },
-    /// The broker's certificate is not one that clients will accept.
-    #[error("{}: {source}", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: BadCertificate,
-    },
-    /// The certificate is somebody else's.
-    #[error("{} is not a broker's certificate, but one of {role}", path.display())]
-    NotBroker {
-        /// The file.
-        path: PathBuf,
-        /// Whose it is.
-        role: Role,
-    },
-    /// Clients check the name that they connected to.
-    #[error("{} is not certified for any host name: clients will not accept it", path.display())]
-    NoHostName {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Certificate and key do not belong together.
-    #[error("{} and {} do not belong together: {source}", certificate.display(), key.display())]
-    Tls {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// What TLS says.
-        source: rustls::Error,
-    },
-    /// A listener that makes no sense.
-    #[error(transparent)]
-    Listener(#[from] BrokerError),
-    /// There is nowhere to connect to.
-    #[error("there is nowhere to connect to: set listen.tls, for example to [\"0.0.0.0:8883\"]")]
-    NoListeners,
-    /// Without TLS nothing says which fleet it is.
-    #[error("which fleet? set fleet, or listen.tls and the fleet's roots")]
-    NoFleet,
-    /// The roots are another fleet's.
-    #[error("fleet is set to {set}, but the roots are those of fleet {roots}")]
-    OtherFleet {
-        /// What was set.
-        set: FleetId,
-        /// What the roots say.
-        roots: FleetId,
-    },
-    /// Members are known from the coordinator only.
-    #[error("policy.url is not set: say where the coordinator is, or set policy.cells to \"any_device\"")]
-    NoPolicy,
-    /// The stream needs a token.
-    #[error("policy.token is not set: the coordinator wants to know who asks")]
-    NoToken,
-    /// Not the address of a stream.
-    #[error("policy.url is {url:?}, not http://host:port/path")]
-    BadUrl {
-        /// What was set.
-        url: String,
-    },
-    /// The token would travel in the clear.
-    #[error(
-        "policy.url names another host ({host}), and the stream is not encrypted: set policy.allow_remote if the way \
-         there is safe"
-    )]
-    RemotePolicy {
-        /// The host.
-        host: String,
-    },
-    /// A limit of nothing.
-    #[error("limits.{name} cannot be {value}")]
-    BadLimit {
-        /// The setting.
-        name: &'static str,
-        /// Its value.
-        value: u64,
-    },
-}
-
 /// Settings that flags put on top.
 pub type Overrides = Vec<(&'static str, config::Value)>;
 
 /// Settings with everything they name read and checked: what a broker is started with.
 #[derive(Debug)]
 pub struct Setup {
-    /// The broker.
-    pub broker: BrokerConfig,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The broker, unless it only answers for another.
+    pub broker: Option<BrokerConfig>,
+    /// The CRL in force at the start, and where the next one will be.
+    pub crl: Option<(CrlFile, Crl)>,
+    /// Answers for brokers that ask.
+    pub gate: Option<GateSetup>,
     /// Who may subscribe to a cell.
     pub access: CellAccess,
     /// The coordinator's stream.
@@ -340,8 +227,13 @@ impl Settings {
     /// Paths are relative to the directory of the file that names them.
     fn anchored(mut self, path: &Path) -> Self {
         let home = path.parent().unwrap_or(Path::new(""));
-        let TlsSettings { roots, certificate, key } = &mut self.tls;
-        for path in [roots, certificate, key].into_iter().chain(self.policy.token.as_mut()) {
+        let TlsSettings { roots, certificate, key, crl } = &mut self.tls;
+        for path in [roots, certificate, key]
+            .into_iter()
+            .chain(crl.as_mut())
+            .chain(self.policy.token.as_mut())
+            .chain(self.gate.kick.secret_files())
+        {
             *path = home.join(&*path);
         }
         self
@@ -353,18 +245,20 @@ impl Settings {
     /// [`SettingsError`], naming what does not.
     pub fn set_up(&self) -> Result<Setup, SettingsError> {
         let ListenSettings { tls, insecure_loopback, .. } = &self.listen;
-        if tls.is_empty() && insecure_loopback.is_empty() {
+        let gate = self.gate.read()?;
+        if tls.is_empty() && insecure_loopback.is_empty() && gate.is_none() {
             return Err(SettingsError::NoListeners);
         }
         let mut listeners: Vec<_> =
             insecure_loopback.iter().map(|address| Listener::insecure_loopback(*address)).collect();
         listeners.iter().try_for_each(Listener::check)?;
+        let mut crl = None;
         let fleet = if tls.is_empty() {
             self.fleet.ok_or(SettingsError::NoFleet)?
         } else {
-            let (roots, config) = self.tls.read()?;
+            let TlsSetup { fleet: of_roots, config, crl: read } = self.tls.read()?;
+            crl = read;
             listeners.extend(tls.iter().map(|address| Listener::tls(*address, config.clone())));
-            let of_roots = roots.fleet();
             match self.fleet {
                 Some(set) if set != of_roots => {
                     return Err(SettingsError::OtherFleet { set, roots: of_roots });
@@ -377,13 +271,21 @@ impl Settings {
             FanOutName::ExactMap => FanOutKind::ExactMap,
         };
         let (access, policy) = self.policy.read()?;
-        let broker = BrokerConfig { fleet, listeners, limits: self.limits.limits()?, fan_out };
-        Ok(Setup { broker, access, policy })
+        let limits = self.limits.limits()?;
+        let broker = (!listeners.is_empty()).then_some(BrokerConfig { fleet, listeners, limits, fan_out });
+        Ok(Setup { fleet, broker, crl, gate, access, policy })
     }
 }
 
+/// What TLS is set up from.
+struct TlsSetup {
+    fleet: FleetId,
+    config: Arc<rustls::ServerConfig>,
+    crl: Option<(CrlFile, Crl)>,
+}
+
 impl TlsSettings {
-    fn read(&self) -> Result<(FleetRoots, std::sync::Arc<rustls::ServerConfig>), SettingsError> {
+    fn read(&self) -> Result<TlsSetup, SettingsError> {
         let pem = |path: &Path| {
             let path = path.to_owned();
             move |source| SettingsError::Pem { path, source }
@@ -406,7 +308,14 @@ impl TlsSettings {
         let config = fleetkey_identity::tls::server_config(&chain, &key, &roots).map_err(|source| {
             SettingsError::Tls { certificate: self.certificate.clone(), key: self.key.clone(), source }
         })?;
-        Ok((roots, config))
+        let fleet = roots.fleet();
+        let mut crl = None;
+        if let Some(path) = &self.crl {
+            let file = CrlFile::new(path.clone(), roots, chain);
+            let first = file.read()?;
+            crl = Some((file, first));
+        }
+        Ok(TlsSetup { fleet, config, crl })
     }
 }
 
@@ -435,53 +344,6 @@ impl PolicySettings {
     }
 }
 
-impl LimitSettings {
-    fn limits(&self) -> Result<Limits, SettingsError> {
-        let default = Limits::default();
-        let seconds = |value: Option<u64>, default| value.map_or(default, Duration::from_secs);
-        let limits = Limits {
-            max_connections: self.max_connections.unwrap_or(default.max_connections),
-            handshake_timeout: seconds(self.handshake_timeout_seconds, default.handshake_timeout),
-            connect_timeout: seconds(self.connect_timeout_seconds, default.connect_timeout),
-            max_packet_bytes: self.max_packet_bytes.unwrap_or(default.max_packet_bytes),
-            device_queue: QueueLimit {
-                messages: self.device_queue_messages.unwrap_or(default.device_queue.messages),
-                bytes: self.device_queue_bytes.unwrap_or(default.device_queue.bytes),
-            },
-            coordinator_queue: QueueLimit {
-                messages: self.coordinator_queue_messages.unwrap_or(default.coordinator_queue.messages),
-                bytes: self.coordinator_queue_bytes.unwrap_or(default.coordinator_queue.bytes),
-            },
-            max_in_flight: self.max_in_flight.unwrap_or(default.max_in_flight),
-            max_keep_alive: seconds(self.max_keep_alive_seconds, default.max_keep_alive),
-            write_timeout: seconds(self.write_timeout_seconds, default.write_timeout),
-            max_subscriptions_per_device: self
-                .max_subscriptions_per_device
-                .unwrap_or(default.max_subscriptions_per_device),
-        };
-        let at_least = |name, value: u64, least: u64| {
-            if value < least { Err(SettingsError::BadLimit { name, value }) } else { Ok(()) }
-        };
-        at_least("max_connections", limits.max_connections as u64, 1)?;
-        at_least("handshake_timeout_seconds", limits.handshake_timeout.as_secs(), 1)?;
-        at_least("connect_timeout_seconds", limits.connect_timeout.as_secs(), 1)?;
-        at_least("max_packet_bytes", limits.max_packet_bytes as u64, 4_096)?;
-        at_least("device_queue_messages", limits.device_queue.messages as u64, 1)?;
-        at_least("device_queue_bytes", limits.device_queue.bytes as u64, limits.max_packet_bytes as u64)?;
-        at_least("coordinator_queue_messages", limits.coordinator_queue.messages as u64, 1)?;
-        at_least(
-            "coordinator_queue_bytes",
-            limits.coordinator_queue.bytes as u64,
-            limits.max_packet_bytes as u64,
-        )?;
-        at_least("max_in_flight", limits.max_in_flight.into(), 1)?;
-        at_least("max_keep_alive_seconds", limits.max_keep_alive.as_secs(), 1)?;
-        at_least("write_timeout_seconds", limits.write_timeout.as_secs(), 1)?;
-        at_least("max_subscriptions_per_device", limits.max_subscriptions_per_device as u64, 2)?;
-        Ok(limits)
-    }
-}
-
 /// The host in `http://host[:port]/path`.
 fn host_of(url: &str) -> Option<String> {
     let uri: ureq::http::Uri = url.parse().ok()?;
@@ -498,6 +360,7 @@ fn read(path: &Path) -> Result<String, SettingsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
 
     fn load(text: &str, variables: &[(&str, &str)], overrides: Overrides) -> Result<Settings, SettingsError> {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -543,6 +406,13 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_shows_the_defaults() {
+        let sample = include_str!("../../../../deploy/broker.toml");
+        let settings = load(sample, &[], Vec::new()).unwrap();
+        assert_eq!(settings.limits.limits().unwrap(), Limits::default());
+    }
+
+    #[test]
     fn paths_are_relative_to_the_file() {
         let settings = load("[policy]\ntoken = '/run/token'\n[tls]\nkey = 'k'", &[], Vec::new()).unwrap();
         assert_eq!(settings.tls.key, Path::new("/etc/fleetkey/k"));
@@ -571,6 +441,6 @@ mod tests {
         );
         let setup = set_up(&[fleet, local, "[policy]\ncells = 'any_device'"]).unwrap();
         assert_eq!((setup.access, setup.policy.is_none()), (CellAccess::AnyDevice, true));
-        assert_eq!(setup.broker.limits, Limits::default());
+        assert_eq!(setup.broker.unwrap().limits, Limits::default());
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleetkey_broker::policy::{CellAccess, PolicyHandle, PolicyState, PolicyUpdate};
-use fleetkey_broker::{Broker, BrokerConfig, FanOutKind, Limits, Listener};
+use fleetkey_broker::{Broker, BrokerConfig, FanOutKind, Limits, Listener, RateLimit};
 use fleetkey_identity::tls::{client_config, server_config};
 use fleetkey_identity::{FleetCa, FleetRoots, IdentityKey, Role, Validity};
 use fleetkey_wire::{CellId, DeviceId, FleetId, Generation, Topic};
@@ -89,6 +89,15 @@ impl Pki {
         client_config(&chain, &key, &self.roots).unwrap()
     }
 }
+
+/// For devices that are there to say a lot.
+pub const PLENTY: RateLimit = RateLimit {
+    packets_per_second: u32::MAX,
+    burst_packets: u32::MAX,
+    bytes_per_second: u32::MAX,
+    burst_bytes: u32::MAX,
+    patience: Duration::from_secs(1),
+};
 
 pub fn coordinator_role() -> Role {
     Role::Coordinator { generation: Generation(1) }

@@ -3,6 +3,8 @@
 //! Before the first snapshot nobody is let in; during a break the last known state stands. A thread of its own reads,
 //! for reading blocks. Leaves to the policy what the updates mean.
 
+mod heard;
+
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader};
 use std::panic::{self, AssertUnwindSafe};
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 use fleetkey_policy::{OutOfStep, PolicyHandle, PolicyUpdate};
 use metrics::{counter, gauge};
 use zeroize::Zeroizing;
+
+pub use heard::LastHeard;
 
 /// The longest line: a snapshot of a fleet of two million devices.
 pub const MAX_UPDATE_BYTES: usize = 128 * 1024 * 1024;
@@ -40,6 +44,7 @@ pub struct PolicySource {
 /// A thread that keeps a policy up to date, until it is dropped.
 #[derive(Debug)]
 pub struct Follower {
+    heard: LastHeard,
     agent: Option<ureq::Agent>,
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -77,11 +82,19 @@ pub fn follow(source: PolicySource, policy: PolicyHandle) -> io::Result<Follower
         .build()
         .into();
     let (stop, stopped) = mpsc::channel();
+    let heard = LastHeard::default();
     let thread = thread::Builder::new().name("policy".into()).spawn({
-        let agent = agent.clone();
-        move || run(&agent, &source, &policy, &stopped)
+        let (agent, heard) = (agent.clone(), heard.clone());
+        move || run(&agent, &source, &policy, &heard, &stopped)
     })?;
-    Ok(Follower { agent: Some(agent), stop: Some(stop), thread: Some(thread) })
+    Ok(Follower { heard, agent: Some(agent), stop: Some(stop), thread: Some(thread) })
+}
+
+impl Follower {
+    /// When the coordinator was last heard.
+    pub fn last_heard(&self) -> LastHeard {
+        self.heard.clone()
+    }
 }
 
 impl Drop for Follower {
@@ -97,12 +110,19 @@ impl Drop for Follower {
     }
 }
 
-fn run(agent: &ureq::Agent, source: &PolicySource, policy: &PolicyHandle, stopped: &mpsc::Receiver<()>) {
+fn run(
+    agent: &ureq::Agent,
+    source: &PolicySource,
+    policy: &PolicyHandle,
+    heard: &LastHeard,
+    stopped: &mpsc::Receiver<()>,
+) {
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
         // Whatever happens to one stream, another is begun: a broker that hears of no revocation must not go on unnoticed.
-        let broken = match panic::catch_unwind(AssertUnwindSafe(|| read_stream(agent, source, policy))) {
+        let broken = match panic::catch_unwind(AssertUnwindSafe(|| read_stream(agent, source, policy, heard)))
+        {
             Ok(Err(broken)) => broken,
             Ok(Ok(never)) => match never {},
             Err(_) => Broken::Panicked,
@@ -130,6 +150,7 @@ fn read_stream(
     agent: &ureq::Agent,
     source: &PolicySource,
     policy: &PolicyHandle,
+    heard: &LastHeard,
 ) -> Result<std::convert::Infallible, Broken> {
     let authorization = Zeroizing::new(format!("Bearer {}", *source.token));
     let response = agent.get(&source.url).header("Authorization", authorization.as_str()).call()?;
@@ -140,6 +161,9 @@ fn read_stream(
     loop {
         read_line(&mut lines, &mut line)?;
         if line.is_empty() {
+            if has_begun {
+                heard.hear();
+            }
             continue;
         }
         let update: PolicyUpdate = serde_json::from_slice(&line)?;
@@ -148,6 +172,7 @@ fn read_stream(
         }
         let sequence = update.sequence();
         policy.apply(update)?;
+        heard.hear();
         gauge!("fleetkey_broker_policy_sequence").set(sequence as f64);
         if !has_begun {
             has_begun = true;
