@@ -46,7 +46,7 @@ pub enum Table {
     Audit,
     /// [`IssuedRecord`] by group and key epoch.
     Issued,
-    /// [`CertificateRecord`] by device and serial number.
+    /// [`CertificateRecord`] by device, issuer and serial number.
     Certificate,
     /// [`ClaimRecord`] by its id.
     Claim,

@@ -156,7 +156,7 @@ impl FleetCa {
     }
 
     fn root(fleet: FleetId, key: Key, validity: Validity) -> Result<Self, IssueError> {
-        let params = ca_params(fleet, &key.as_ref().public_key(), validity, 1, &key.as_ref().public_key())?;
+        let params = ca_params(fleet, &key.as_ref().public_key(), validity, 1)?;
         let certificate = params.self_signed(&RcgenKey::new(key.clone())).map_err(signing_failed)?;
         Ok(Self::assemble(fleet, true, certificate.der().to_vec(), key)
             .expect("our own certificate reads back"))
@@ -191,7 +191,7 @@ impl FleetCa {
             return Err(IssueError::NotARoot);
         }
         let public_key = key.as_ref().public_key();
-        let params = ca_params(self.fleet, &public_key, validity, 0, &self.key.as_ref().public_key())?;
+        let params = ca_params(self.fleet, &public_key, validity, 0)?;
         let der = self.sign(&params, &public_key)?;
         Ok(Self::assemble(self.fleet, false, der, key).expect("our own certificate reads back"))
     }
@@ -215,14 +215,7 @@ impl FleetCa {
             .filter(|key| !key.is_weak())
             .ok_or(IssueError::BadPublicKey)?;
         let uri = role.uri(self.fleet);
-        let mut params = params(
-            &role.common_name(),
-            &uri,
-            public_key,
-            host_names,
-            validity,
-            &self.key.as_ref().public_key(),
-        )?;
+        let mut params = params(&role.common_name(), &uri, public_key, host_names, validity)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -393,12 +386,11 @@ fn ca_params(
     public_key: &[u8; 32],
     validity: Validity,
     path_len: u8,
-    issuer: &[u8; 32],
 ) -> Result<CertificateParams, IssueError> {
     // The key's hash keeps the names of a fleet's CAs apart.
     let hash = Sha256::digest(public_key);
     let name = format!("Fleetkey {fleet} {:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
-    let mut params = params(&name, &role::ca_uri(fleet), public_key, &[], validity, issuer)?;
+    let mut params = params(&name, &role::ca_uri(fleet), public_key, &[], validity)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
@@ -410,7 +402,6 @@ fn params(
     public_key: &[u8; 32],
     host_names: &[String],
     validity: Validity,
-    issuer: &[u8; 32],
 ) -> Result<CertificateParams, IssueError> {
     let validity = validity.check()?;
     let mut params = CertificateParams::default();
@@ -419,7 +410,7 @@ fn params(
     params.not_before = moment(validity.not_before_unix_seconds.unsigned_abs());
     params.not_after = moment(validity.not_after_unix_seconds.unsigned_abs());
     params.use_authority_key_identifier_extension = true;
-    params.serial_number = Some(serial_number(uri, public_key, host_names, validity, issuer));
+    params.serial_number = Some(serial_number(uri, public_key, host_names, validity));
     params.subject_alt_names.push(SanType::URI(uri.try_into().expect("a fleet name is ASCII")));
     for name in host_names {
         params.subject_alt_names.push(host_name(name)?);
@@ -448,10 +439,8 @@ fn serial_number(
     public_key: &[u8; 32],
     host_names: &[String],
     validity: Validity,
-    issuer: &[u8; 32],
 ) -> SerialNumber {
     let mut hash = Sha256::new_with_prefix(b"fleetkey serial\0");
-    hash.update(issuer);
     hash.update(public_key);
     hash.update(validity.not_before_unix_seconds.to_be_bytes());
     hash.update(validity.not_after_unix_seconds.to_be_bytes());

@@ -236,6 +236,7 @@ fn a_manufacturers_certificate_lets_its_device_in_and_a_look_alike_does_not() ->
     let factory = tempfile::Builder::new().prefix("fk-factory-").tempdir()?;
     let place = factory.path();
     // A factory that knows nothing of us: P-256, as IEEE 802.1AR has it; and somebody who copies its names.
+    std::fs::write(place.join("leaf.ext"), "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\n")?;
     for maker in ["acme", "copycat"] {
         let (key, crt) = (format!("{maker}.key"), format!("{maker}.crt"));
         let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
@@ -248,7 +249,7 @@ fn a_manufacturers_certificate_lets_its_device_in_and_a_look_alike_does_not() ->
         let issued = format!("{maker}-device.crt");
         let sign =
             ["x509", "-req", "-in", &csr, "-CA", &crt, "-CAkey", &key, "-CAcreateserial", "-days", "30"];
-        openssl(place, &[&sign[..], &["-out", &issued]].concat())?;
+        openssl(place, &[&sign[..], &["-extfile", "leaf.ext", "-out", &issued]].concat())?;
     }
     openssl(place, &["genpkey", "-algorithm", "ed25519", "-out", "device.key"])?;
     openssl(place, &["req", "-new", "-key", "device.key", "-subj", "/CN=anything", "-out", "request.pem"])?;
@@ -272,7 +273,7 @@ fn a_manufacturers_certificate_lets_its_device_in_and_a_look_alike_does_not() ->
     let copied = ask("copycat")?;
     ensure!(!copied.status.success(), "a copy of the manufacturer's names was let in");
     let genuine = ask("acme")?;
-    ensure!(genuine.status.success(), "{}", String::from_utf8_lossy(&genuine.stdout));
+    ensure!(genuine.status.success(), "{genuine:?}");
     let shown = door.ask(&["device", "show", "acme-4711"])?;
     ensure!(shown["labels"] == "maker=acme" && shown["origin"] == "manufacturer acme", "{shown}");
     // The same identity with another key is somebody else.

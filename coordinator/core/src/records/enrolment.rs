@@ -117,7 +117,8 @@ pub struct CertificateRecord {
 impl Record for CertificateRecord {
     const TABLE: Table = Table::Certificate;
     fn key(&self) -> Vec<u8> {
-        pair(self.device.as_bytes(), &self.serial)
+        // Two CAs may give one request the same serial number.
+        pair(self.device.as_bytes(), &pair(&self.issuer, &self.serial))
     }
 }
 
