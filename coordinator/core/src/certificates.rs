@@ -9,6 +9,7 @@ use fleetkey_wire::{DeviceId, Now};
 use crate::coordinator::Coordinator;
 use crate::error::CommandError;
 use crate::records::{CertificateRecord, Standing};
+use crate::traces;
 
 /// Certificates of one device that are remembered: more, that have not expired, are refused.
 pub const MAX_CERTIFICATES: usize = 32;
@@ -70,6 +71,7 @@ impl Coordinator {
         }
         let record = CertificateRecord { device: id, serial, issuer: issuer.0, not_after_unix_seconds };
         self.context.put(&record);
+        self.context.audit(now, traces::CERTIFICATE, id, traces::of_certificate(&record));
         device.certificates.push(record);
         Ok(())
     }

@@ -32,6 +32,7 @@ use crate::records::{
     RequestRecord, Standing, Superseded, WelcomeRecord,
 };
 use crate::store::{Store, Write};
+use crate::traces;
 
 /// The operator's reason for a revocation, in bytes.
 const MAX_REASON_BYTES: usize = 1_024;
@@ -479,6 +480,7 @@ impl Coordinator {
         let id = record.id;
         self.context.put(&record);
         self.context.audit(now, "enroll", id, detail);
+        self.context.audit(now, traces::KEY, id, traces::of_key(&record.public_key));
         self.context.strangers.forget(id);
         self.names.insert(record.name.clone(), id);
         self.desk.keys.insert(record.public_key, id);

@@ -23,6 +23,7 @@ pub mod restore;
 mod status;
 mod store;
 mod strangers;
+mod traces;
 pub mod writer;
 
 pub use behind::{Behind, Stranger};

@@ -14,9 +14,11 @@ use crate::backup::{Backup, Membership};
 use crate::error::LoadError;
 use crate::labels::Labels;
 use crate::records::{
-    AuditRecord, DeviceRecord, MemberRecord, MetaRecord, Origin, Place, Record, Restored, Standing,
+    AuditRecord, CertificateRecord, DeviceRecord, MemberRecord, MetaRecord, Origin, Place, Record, Restored,
+    Standing,
 };
 use crate::store::{Store, Write};
+use crate::traces;
 
 /// Seconds of an incarnation: it is a matter of the calendar.
 const INCARNATION_SECONDS: u64 = 60;
@@ -158,6 +160,10 @@ struct Draft {
     memberships: BTreeSet<Membership>,
     audit: BTreeMap<(u64, u64), AuditRecord>,
     unknown: BTreeMap<DeviceId, String>,
+    /// Keys that the audit log tells.
+    keys: BTreeMap<DeviceId, [u8; 32]>,
+    /// Certificates that the audit log tells of, as rows.
+    certificates: BTreeMap<Vec<u8>, CertificateRecord>,
     moved: usize,
 }
 
@@ -173,6 +179,8 @@ impl Draft {
                 .map(|entry| ((entry.unix_seconds, entry.number), entry.clone()))
                 .collect(),
             unknown: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            certificates: backup.certificates.iter().map(|known| (known.key(), known.clone())).collect(),
             moved: 0,
         }
     }
@@ -192,6 +200,13 @@ impl Draft {
             "revoke" => self.revoke(&Revocation { device, unix_seconds, reason: entry.detail.clone() }),
             "enroll" if !self.devices.contains_key(&device) => {
                 self.unknown.insert(device, entry.detail.clone());
+            }
+            traces::KEY => {
+                self.keys.extend(traces::key(&entry.detail).map(|key| (device, key)));
+            }
+            traces::CERTIFICATE => {
+                let told = traces::certificate(device, &entry.detail);
+                self.certificates.extend(told.map(|told| (told.key(), told)));
             }
             "quarantine" => self.stand(device, Standing::Quarantined { unix_seconds }),
             "release" => self.stand(device, Standing::Enrolled),
@@ -233,7 +248,8 @@ impl Draft {
         let record = DeviceRecord {
             id: *device,
             name: if is_free { name } else { format!("revoked {device}") },
-            public_key: UNKNOWN_KEY,
+            // A key that is known stays refused, under whatever claim.
+            public_key: self.keys.get(device).copied().unwrap_or(UNKNOWN_KEY),
             standing,
             enrolled_unix_seconds: *unix_seconds,
             fresh_joins: 0,
@@ -327,7 +343,8 @@ impl Draft {
         }
         writes.extend(self.audit.values().map(Record::put));
         writes.extend(backup.issued.iter().map(Record::put));
-        writes.extend(backup.certificates.iter().map(Record::put));
+        let is_of_device = |known: &&CertificateRecord| self.devices.contains_key(&known.device);
+        writes.extend(self.certificates.values().filter(is_of_device).map(Record::put));
         writes
     }
 }

@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's failure is its report")]
 
+use fleetkey_coordinator_core::backup::Backup;
 use fleetkey_coordinator_core::certificates::{MAX_CERTIFICATES, NewCertificate};
 use fleetkey_coordinator_core::enrolment::{
     Application, ClaimTerms, EnrolRefused, Enrolment, Proof, ShownClaim, Verdict,
 };
 use fleetkey_coordinator_core::records::{ClaimId, Origin};
+use fleetkey_coordinator_core::restore::Restoring;
 use fleetkey_coordinator_core::{
     CommandError, Coordinator, GroupStatus, Labels, MemoryStore, Policy, Setup, Standing, Store as _, Timing,
 };
@@ -429,4 +431,31 @@ fn certificates_of_one_device_are_bounded_and_expired_ones_make_room() {
     desk.commit();
     desk.reload();
     assert_eq!(desk.coordinator.certificates(device).count(), 1);
+}
+
+#[test]
+fn a_restore_keeps_out_who_was_enrolled_and_revoked_since_the_backup() {
+    let mut desk = Desk::new();
+    let claim = desk.claim(9, false, "");
+    let backup = Backup::of_store(&mut desk.store, desk.now.unix_seconds).unwrap();
+    desk.later(60);
+    let public_key = key();
+    let lost = enrolled(desk.apply(&by_claim(&claim, public_key)));
+    desk.later(1);
+    desk.coordinator.record_certificate(certificate(lost, public_key, 1, START + DAY), desk.now).unwrap();
+    desk.commit();
+    desk.later(1);
+    desk.revoke(lost);
+    let audit = Backup::of_store(&mut desk.store, desk.now.unix_seconds).unwrap().audit;
+    desk.later(60);
+    let known = Restoring { unix_seconds: desk.now.unix_seconds, audit, ..Restoring::default() };
+    desk.store = MemoryStore::default();
+    desk.store.commit(&backup.restored_rows(&known).writes).unwrap();
+    desk.reload();
+    assert_eq!(desk.coordinator.claims().count(), 0, "a claim that was used since would open again");
+    let fresh = desk.claim(1, false, "");
+    let again = desk.apply(&by_claim(&fresh, public_key));
+    assert_eq!(again, Err(EnrolRefused::Revoked { device: lost }));
+    let list = desk.coordinator.next_revocation_list(KeyId([1; 8]), desk.now).unwrap();
+    assert_eq!(list.revoked, [(vec![1; 16], START + 62)]);
 }
