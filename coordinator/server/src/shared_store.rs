@@ -115,7 +115,9 @@ impl StoreReader {
 fn action(write: &Write) -> Option<String> {
     let value = write.value.as_ref().filter(|_| write.table == Table::Audit)?;
     let row = Row { table: write.table, key: write.key.clone(), value: value.clone() };
-    AuditRecord::read(&row).ok().map(|entry| entry.action)
+    let action = AuditRecord::read(&row).ok()?.action;
+    // These tell more of a command that has an entry of its own.
+    (!matches!(action.as_str(), "key" | "certificate")).then_some(action)
 }
 
 fn tables(writes: &[Write]) -> Vec<&'static str> {
