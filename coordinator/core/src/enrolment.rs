@@ -139,33 +139,32 @@ impl Coordinator {
             }
             None => {}
         }
-        let (claimed, verdict) = match (application.verdict, wants_approval) {
-            (Verdict::Deny, _) => return Err(EnrolRefused::DeniedByRule),
-            (Verdict::Ask, _) | (Verdict::Approve, true) => (self.claim_labels(&origin), Verdict::Ask),
-            (Verdict::Approve, false) => (self.claim_labels(&origin), Verdict::Approve),
+        let has_to_wait = match application.verdict {
+            Verdict::Deny => return Err(EnrolRefused::DeniedByRule),
+            Verdict::Ask => true,
+            Verdict::Approve => wants_approval,
         };
         let request = RequestRecord {
             device,
             name: self.free_name(application.name.as_deref(), device),
             public_key: application.public_key,
+            labels: self.claim_labels(&origin).with(&application.labels),
             origin,
-            labels: claimed.with(&application.labels),
             unix_seconds: now.unix_seconds,
             is_denied: false,
         };
         self.check_key(device, &request.public_key).map_err(|why| EnrolRefused::BadKey { why })?;
-        if verdict == Verdict::Ask {
-            if self.desk.requests.len() >= MAX_REQUESTS {
-                return Err(EnrolRefused::TooManyWait);
-            }
-            self.use_claim(&request.origin);
+        if has_to_wait && self.desk.requests.len() >= MAX_REQUESTS {
+            return Err(EnrolRefused::TooManyWait);
+        }
+        self.use_claim(&request.origin);
+        if has_to_wait {
             self.context.put(&request);
             self.context.audit(now, "request", device, &request.name);
             self.desk.keys.insert(request.public_key, device);
             self.desk.requests.insert(device, request);
             return Ok(Enrolment::Waits { device });
         }
-        self.use_claim(&request.origin);
         self.admit(request, now, rng);
         Ok(Enrolment::Enrolled { device, is_known: false })
     }
