@@ -42,7 +42,11 @@ faults STOP_SECONDS="20" AWAY_SECONDS="20": binaries
 rabbitmq:
     cargo test --locked -p fleetkey-gate --test rabbitmq -- --ignored --nocapture
 
-# What `kills` and `faults` run.
+# Devices that all enrol at once over EST, and revocations among many sessions, from the command to the closed connection.
+crowds DEVICES="10000" SESSIONS="2000" REVOKED="200": binaries
+    FLEETKEY_CROWD_DEVICES={{DEVICES}} FLEETKEY_CROWD_SESSIONS={{SESSIONS}} FLEETKEY_CROWD_REVOKED={{REVOKED}} cargo test --release --locked -p fleetkey-kills --test crowds -- --nocapture --test-threads 1
+
+# What `kills`, `faults` and `crowds` run.
 [private]
 binaries:
     cargo build --release --locked --bins -p fleetkey-coordinator -p fleetkey-agent -p fleetkey-broker

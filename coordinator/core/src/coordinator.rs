@@ -37,6 +37,9 @@ use crate::traces;
 /// The operator's reason for a revocation, in bytes.
 const MAX_REASON_BYTES: usize = 1_024;
 
+/// What the deadline of a revocation may be: up to 30 days.
+const DEADLINE_SECONDS: std::ops::RangeInclusive<u64> = 1..=2_592_000;
+
 /// The coordinator of a fleet.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -563,6 +566,7 @@ impl Coordinator {
             rotation: None,
             last_rekey_unix_seconds: now.unix_seconds,
             selector: None,
+            deadlines: Vec::new(),
         });
         let issued = group.issue(&mut self.context, Reason::Create, now, rng);
         self.check_done(issued)?;
@@ -634,9 +638,25 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<(), CommandError> {
+        self.revoke_within(devices, reason, None, now, rng)
+    }
+
+    /// The same, with a deadline: within so many seconds whoever remains in their groups is to hold the new keys. The
+    /// audit log and the groups' status say whether they did.
+    pub fn revoke_within(
+        &mut self,
+        devices: &[DeviceId],
+        reason: &str,
+        deadline_seconds: Option<u64>,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<(), CommandError> {
         self.check_issuing()?;
         if reason.len() > MAX_REASON_BYTES {
             return Err(CommandError::ReasonTooLong { bytes: reason.len(), max: MAX_REASON_BYTES });
+        }
+        if let Some(seconds) = deadline_seconds.filter(|seconds| !DEADLINE_SECONDS.contains(seconds)) {
+            return Err(CommandError::BadDeadline { seconds });
         }
         if let Some(unknown) = devices.iter().find(|id| !self.devices.contains_key(id)) {
             return Err(CommandError::UnknownDevice(*unknown));
@@ -658,8 +678,12 @@ impl Coordinator {
         }
         for group in touched {
             let Some(group) = self.groups.get_mut(&group) else { continue };
+            let before = group.record.last_issued;
             let removed =
                 group.remove(&mut self.context, &mut self.devices, devices, Reason::Revoke, now, rng);
+            if let Some(seconds) = deadline_seconds.filter(|_| group.record.last_issued > before) {
+                group.set_deadline(&mut self.context, seconds, now);
+            }
             self.check_done(removed)?;
         }
         Ok(())

@@ -74,6 +74,15 @@ pub enum Event {
         /// The newest key epoch.
         key_epoch: KeyEpoch,
     },
+    /// The deadline of a revocation was kept, or is over.
+    Deadline {
+        /// The group.
+        group: GroupId,
+        /// The key epoch that members are to hold.
+        key_epoch: KeyEpoch,
+        /// Members that have not proved to hold it: none when it was kept.
+        missing: usize,
+    },
     /// A device came into a group.
     Joined {
         /// The group.

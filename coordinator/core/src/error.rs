@@ -185,6 +185,12 @@ pub enum CommandError {
         /// What it may be.
         max: usize,
     },
+    /// A deadline that is over at once, or is none.
+    #[error("a deadline of {seconds} s cannot be kept: say 1 s to 30 days")]
+    BadDeadline {
+        /// What was asked for.
+        seconds: u64,
+    },
     /// The device's key is no Ed25519 key to agree a secret with.
     #[error("device {device}: {why}")]
     BadKey {
@@ -261,6 +267,7 @@ impl Named for CommandError {
             Self::NameTaken(_) => "name_taken",
             Self::BadName(_) => "bad_name",
             Self::ReasonTooLong { .. } => "reason_too_long",
+            Self::BadDeadline { .. } => "bad_deadline",
             Self::BadKey { .. } => "bad_key",
             Self::Revoked(_) => "revoked",
             Self::NotAMember { .. } => "not_a_member",

@@ -2,13 +2,14 @@
 //!
 //! The parts of the job lie in files of their own: [`commit`] makes the one transaction in which cells and the
 //! group's key move; [`admit`] and [`remove`] plan it for joins and removals; [`rotate`], [`renew`] and [`resend`]
-//! act on time; [`confirm`] and [`catch_up`] act on what devices say. Leaves devices and their links to
+//! act on time, as does [`deadline`]; [`confirm`] and [`catch_up`] act on what devices say. Leaves devices and their links to
 //! [`crate::device`], and commands that touch several groups to [`crate::coordinator`].
 
 pub(crate) mod admit;
 pub(crate) mod catch_up;
 pub(crate) mod commit;
 pub(crate) mod confirm;
+pub(crate) mod deadline;
 mod issued;
 pub(crate) mod remove;
 pub(crate) mod renew;
@@ -333,6 +334,7 @@ impl Group {
         self.ask_again_on_time(context, devices, now);
         self.admit(context, devices, now, rng);
         self.mend_clock(context, now);
+        self.close_deadlines(context, now);
         self.rotate_on_time(context, devices, now, rng);
         self.renew_on_time(context, devices, now, rng);
         self.resend_on_time(context, devices, now);
@@ -350,7 +352,7 @@ impl Group {
     fn seconds_to_next(&self, now: Now) -> u64 {
         let renewal = self.cells.values().filter(|cell| cell.renewal.is_none());
         let renewal = renewal.map(|cell| cell.renewal_due(&self.record.policy));
-        let due = renewal.chain(self.rotation_due()).min().unwrap_or(u64::MAX);
+        let due = renewal.chain(self.rotation_due()).chain(self.deadline_due()).min().unwrap_or(u64::MAX);
         due.saturating_sub(now.unix_seconds).clamp(MIN_TICK_SECONDS, MAX_TICK_SECONDS)
     }
 
@@ -368,6 +370,7 @@ impl Group {
             ) => mend(since_unix_seconds),
             None => {}
         }
+        is_mended |= self.mend_deadlines(now);
         if is_mended {
             context.put(&self.record);
         }

@@ -34,8 +34,8 @@ pub use error::{CommandError, LoadError, Poisoned, UpRefused};
 pub use labels::{BadLabels, Labels, MAX_LABEL_BYTES, MAX_LABELS};
 pub use policy::{BadPolicy, OnJoin, Policy};
 pub use records::{
-    DeviceRecord, MemberRecord, OutboxRecord, Place, Restored, Rotation, Standing, Superseded, Table,
+    DeviceRecord, MemberRecord, OutboxRecord, Outcome, Place, Restored, Rotation, Standing, Superseded, Table,
 };
-pub use status::{CellStatus, GroupStatus, Status};
+pub use status::{CellStatus, DeadlineStatus, GroupStatus, Status};
 pub use store::{MemoryStore, Row, Store, StoreError, Write};
 pub use writer::Writer;

@@ -312,6 +312,40 @@ pub struct GroupRecord {
     /// Devices that are enrolled with these labels belong in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<Labels>,
+    /// By when members are to hold a key that devices were revoked with, and whether they did; oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deadlines: Vec<Deadline>,
+}
+
+/// By when the members of a group are to hold a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    /// The key, or any later one.
+    pub key_epoch: KeyEpoch,
+    /// When it was set.
+    pub set_unix_seconds: u64,
+    /// When it ends.
+    pub until_unix_seconds: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Nothing yet.
+    Open,
+    /// Every member proved to hold the key in time.
+    Kept {
+        /// When the last of them had.
+        unix_seconds: u64,
+    },
+    /// Some had not.
+    Missed {
+        /// How many, when time was up.
+        missing: u32,
+    },
 }
 
 impl Record for GroupRecord {

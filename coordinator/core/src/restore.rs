@@ -14,8 +14,8 @@ use crate::backup::{Backup, Membership};
 use crate::error::LoadError;
 use crate::labels::Labels;
 use crate::records::{
-    AuditRecord, CertificateRecord, DeviceRecord, MemberRecord, MetaRecord, Origin, Place, Record, Restored,
-    Standing,
+    AuditRecord, CertificateRecord, DeviceRecord, MemberRecord, MetaRecord, Origin, Outcome, Place, Record,
+    Restored, Standing,
 };
 use crate::store::{Store, Write};
 use crate::traces;
@@ -327,6 +327,7 @@ impl Draft {
             let mut group = group.clone();
             // Its keys are gone, and with them what was under way; the first start issues the next one.
             group.rotation = None;
+            group.deadlines.retain(|deadline| deadline.outcome != Outcome::Open);
             writes.push(group.put());
         }
         for Membership { group, device } in self.memberships.iter().copied() {

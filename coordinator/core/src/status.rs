@@ -10,7 +10,9 @@ use crate::coordinator::Coordinator;
 use crate::effects::Access;
 use crate::group::Group;
 use crate::policy::Policy;
-use crate::records::{DeviceRecord, GroupRecord, MemberRecord, Restored, Rotation, Standing, Superseded};
+use crate::records::{
+    Deadline, DeviceRecord, GroupRecord, MemberRecord, Outcome, Restored, Rotation, Standing, Superseded,
+};
 
 /// One cell, as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,6 +25,26 @@ pub struct CellStatus {
     pub members: usize,
     /// Seconds since its last commit with a path.
     pub path_age_seconds: u64,
+}
+
+/// By when the members of a group are to hold a key, and whether they did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadlineStatus {
+    /// The key, or any later one.
+    pub key_epoch: String,
+    /// When it was set.
+    pub set_unix_seconds: u64,
+    /// When it ends.
+    pub until_unix_seconds: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+impl From<&Deadline> for DeadlineStatus {
+    fn from(deadline: &Deadline) -> Self {
+        let Deadline { key_epoch, set_unix_seconds, until_unix_seconds, outcome } = *deadline;
+        Self { key_epoch: key_epoch.to_string(), set_unix_seconds, until_unix_seconds, outcome }
+    }
 }
 
 /// One group, as it stands.
@@ -42,6 +64,8 @@ pub struct GroupStatus {
     pub oldest: String,
     /// The rotation under way.
     pub rotation: Option<Rotation>,
+    /// Deadlines of revocations, oldest first.
+    pub deadlines: Vec<DeadlineStatus>,
     /// Devices in a cell.
     pub members: usize,
     /// Devices that are to come in.
@@ -171,6 +195,7 @@ impl Coordinator {
             send: name(group.record.send),
             oldest: name(group.record.oldest),
             rotation: group.record.rotation,
+            deadlines: group.record.deadlines.iter().map(DeadlineStatus::from).collect(),
             members: group.placed(),
             wanted: group.wanted(),
             confirmed: group.acknowledged(),

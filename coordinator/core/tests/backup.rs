@@ -36,6 +36,7 @@ fn backup() -> Backup {
             rotation: None,
             last_rekey_unix_seconds: 3,
             selector: None,
+            deadlines: Vec::new(),
         }],
         memberships: vec![Membership { group: GROUP, device: DEVICE }],
         audit: vec![AuditRecord {

@@ -137,6 +137,7 @@ fn rows() -> Vec<(&'static str, Write)> {
                 rotation: Some(Rotation::Distributing { since_unix_seconds: 2 }),
                 last_rekey_unix_seconds: 3,
                 selector: None,
+                deadlines: Vec::new(),
             }
             .put(),
         ),

@@ -285,6 +285,9 @@ pub struct Revocation {
     pub devices: Vec<String>,
     /// Why, for the record.
     pub reason: String,
+    /// Within how many seconds whoever remains is to hold the new keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u64>,
 }
 
 /// What became of `POST /v1/revoke`.

@@ -480,6 +480,10 @@ fn log(event: &Event) {
             info!(%group, %key_epoch, %reason, cells, members, "rekeyed");
         }
         Event::AllConfirmed { group, key_epoch } => info!(%group, %key_epoch, "all confirmed"),
+        Event::Deadline { group, key_epoch, missing: 0 } => info!(%group, %key_epoch, "deadline kept"),
+        Event::Deadline { group, key_epoch, missing } => {
+            warn!(%group, %key_epoch, missing, "deadline missed: `fleetkey group members` shows who is behind");
+        }
         Event::Joined { group, device, cell, fresh } => info!(%group, %device, %cell, fresh, "joined"),
         Event::Left { group, device } => info!(%group, %device, "left"),
         Event::Quarantined { device } => {

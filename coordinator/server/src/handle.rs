@@ -83,6 +83,19 @@ impl ServiceHandle {
         devices: Vec<DeviceId>,
         reason: impl Into<String>,
     ) -> Result<Vec<GroupId>, CommandFailed> {
+        self.revoke_within(devices, reason, None).await
+    }
+
+    /// The same, with a deadline for whoever remains.
+    ///
+    /// # Errors
+    /// [`CommandFailed`].
+    pub async fn revoke_within(
+        &self,
+        devices: Vec<DeviceId>,
+        reason: impl Into<String>,
+        deadline_seconds: Option<u64>,
+    ) -> Result<Vec<GroupId>, CommandFailed> {
         let reason = reason.into();
         self.decide(move |coordinator, now, rng| {
             let mut groups: Vec<GroupId> = devices
@@ -92,7 +105,7 @@ impl ServiceHandle {
                 .collect();
             groups.sort_unstable();
             groups.dedup();
-            coordinator.revoke(&devices, &reason, now, rng)?;
+            coordinator.revoke_within(&devices, &reason, deadline_seconds, now, rng)?;
             Ok(groups)
         })
         .await

@@ -90,6 +90,8 @@ pub(crate) fn event(event: &Event) {
         }
         Event::Confirmed { .. } => "confirmed",
         Event::AllConfirmed { .. } => "all_confirmed",
+        Event::Deadline { missing: 0, .. } => "deadline_kept",
+        Event::Deadline { .. } => "deadline_missed",
         Event::Joined { fresh: false, .. } => "joined",
         Event::Joined { fresh: true, .. } => "joined_afresh",
         Event::Left { .. } => "left",

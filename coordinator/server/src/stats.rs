@@ -140,6 +140,7 @@ impl Classifier {
                 Event::Rekeyed { .. }
                 | Event::Confirmed { .. }
                 | Event::AllConfirmed { .. }
+                | Event::Deadline { .. }
                 | Event::Joined { .. }
                 | Event::Left { .. }
                 | Event::Quarantined { .. }

@@ -21,6 +21,24 @@ pub fn parse(text: &str) -> Option<u64> {
     u64::try_from(at.unix_timestamp()).ok()
 }
 
+/// Seconds, from a number with a unit: s, m, h or d.
+///
+/// # Errors
+/// What to say instead.
+pub fn parse_span(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is no time: say 90s, 30m, 12h or 7d");
+    let unit = text.chars().last().ok_or_else(bad)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(bad()),
+    };
+    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or_else(bad)?;
+    number.checked_mul(seconds).ok_or_else(bad)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -434,6 +434,7 @@ impl World {
             Event::Left { .. }
             | Event::Quarantined { .. }
             | Event::AllConfirmed { .. }
+            | Event::Deadline { .. }
             | Event::Resent { .. } => {}
         }
     }

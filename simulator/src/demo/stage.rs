@@ -120,6 +120,7 @@ impl Watch {
             Event::Confirmed { .. }
             | Event::Rekeyed { .. }
             | Event::AllConfirmed { .. }
+            | Event::Deadline { .. }
             | Event::Joined { .. }
             | Event::Left { .. }
             | Event::Resent { .. }

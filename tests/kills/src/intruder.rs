@@ -1,12 +1,12 @@
 //! A device's certificate in other hands: MQTT 3.1.1 over TLS, written by hand, saying what no agent would say.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use fleetkey_identity::{FleetRoots, IdentityKey, chain_from_pem, tls};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
@@ -44,21 +44,53 @@ impl Intruder {
         let chain = chain_from_pem(&read("device.crt")?)?;
         let key = IdentityKey::from_pkcs8_pem(&read("device.key")?)?;
         let roots = FleetRoots::from_pem(&read("fleet-roots.pem")?)?;
-        let config = tls::client_config(&chain, &key, &roots)?;
+        Self::connect_as(&chain, &key, &roots, id, port)
+    }
+
+    /// Connects with a certificate and its key; with the code of the broker's CONNACK.
+    ///
+    /// # Errors
+    /// When there is no broker, or no answer.
+    pub fn connect_as(
+        chain: &[Vec<u8>],
+        key: &IdentityKey,
+        roots: &FleetRoots,
+        id: &str,
+        port: u16,
+    ) -> Result<(Self, u8)> {
+        let config = tls::client_config(chain, key, roots)?;
         let tcp = TcpStream::connect(("127.0.0.1", port)).context("connect to the broker")?;
         tcp.set_read_timeout(Some(ANSWER_WITHIN))?;
         tcp.set_write_timeout(Some(ANSWER_WITHIN))?;
         let name = ServerName::try_from("127.0.0.1")?;
         let mut intruder = Self { stream: StreamOwned::new(ClientConnection::new(config, name)?, tcp) };
 
-        // Protocol name and level, clean session, keep-alive, client id (§3.1).
-        let mut body = b"\x00\x04MQTT\x04\x02\x00\x3c".to_vec();
+        // Protocol name and level, clean session, keep-alive of ten minutes, client id (§3.1).
+        let mut body = b"\x00\x04MQTT\x04\x02\x02\x58".to_vec();
         push_text(&mut body, id)?;
         intruder.send(0x10, &body)?;
         let (kind, answer) = intruder.receive().context("an answer to CONNECT")?;
         match (kind, answer.as_slice()) {
             (0x20, [_, code]) => Ok((intruder, *code)),
             other => bail!("{other:?} is no CONNACK"),
+        }
+    }
+
+    /// Waits until the broker ends the connection.
+    ///
+    /// # Errors
+    /// When it has not after `ANSWER_WITHIN`.
+    pub fn until_closed(&mut self) -> Result<()> {
+        loop {
+            match self.receive() {
+                Ok(_) => {}
+                Err(error) => {
+                    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+                    let is_open = matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut));
+                    ensure!(!is_open, "still connected after {} s", ANSWER_WITHIN.as_secs());
+                    return Ok(());
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! process    one process: start, kill, stop, go on; ended when dropped
 //! fleet      coordinator, broker and devices, and the operator's commands
 //! device     one device: its bundle, its agent, what an application asks of it
+//! door       a fleet with an EST server
 //! intruder   a device's certificate in other hands: MQTT by hand
 //! model      who should be in which group, and which messages must stay shut for whom
 //! ledger     what anybody was seen to hold or to say
@@ -27,6 +28,7 @@
 pub mod binaries;
 pub mod device;
 pub mod dice;
+pub mod door;
 pub mod fleet;
 pub mod intruder;
 pub mod ledger;
@@ -41,6 +43,7 @@ pub mod wait;
 pub use binaries::Binaries;
 pub use device::Device;
 pub use dice::Dice;
+pub use door::Door;
 pub use fleet::Fleet;
 pub use process::Process;
 

@@ -1,89 +1,16 @@
 //! Every way in, by real processes: claims, an operator's word, a manufacturer's certificate, and tools that are not ours;
 //! and every way out again.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use fleetkey_kills::device::text;
-use fleetkey_kills::fleet::{COMMAND_WITHIN, Fleet, free_port};
+use anyhow::{Result, ensure};
+use fleetkey_kills::fleet::COMMAND_WITHIN;
 use fleetkey_kills::process::{self, Process};
-use fleetkey_kills::{Device, Dice, wait};
-use serde_json::Value;
+use fleetkey_kills::{Device, Dice, Door, wait};
 
 const WITHIN: Duration = Duration::from_secs(60);
-
-/// A fleet with an EST server.
-struct Door {
-    fleet: Fleet,
-    est: SocketAddr,
-}
-
-impl Door {
-    fn open(seed: u64, settings: &[(&str, &str)]) -> Result<Self> {
-        let mut dice = Dice::new(seed);
-        let est: SocketAddr = format!("127.0.0.1:{}", free_port(&mut dice)?).parse()?;
-        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let mut all: Vec<(String, String)> = settings.iter().map(own).collect();
-        all.push(("FLEETKEY__ENROLMENT__LISTEN".to_owned(), est.to_string()));
-        all.push(("FLEETKEY__ENROLMENT__ASK_AGAIN_SECONDS".to_owned(), "1".to_owned()));
-        let mut fleet = Fleet::init(all, &mut dice)?;
-        fleet.start()?;
-        Ok(Self { fleet, est })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.fleet.directory().join(name)
-    }
-
-    fn roots(&self) -> PathBuf {
-        self.fleet.home().join("fleet-roots.pem")
-    }
-
-    fn ask(&self, arguments: &[&str]) -> Result<Value> {
-        self.fleet.cli().ask(arguments)
-    }
-
-    fn claim(&self, arguments: &[&str]) -> Result<String> {
-        text(&self.ask(&[&["claim", "create"], arguments].concat())?["claim"])
-    }
-
-    /// `fleetkey-agent enroll`, with what speaks for the device still to be named.
-    fn enroll(&self, name: &str) -> Command {
-        let mut command = self.fleet.binaries().command("fleetkey-agent");
-        command.arg("enroll").arg("--json").args(["--est", &format!("https://{}", self.est)]);
-        command.arg("--roots").arg(self.roots()).arg("--out").arg(self.path(name));
-        command
-    }
-
-    fn enrolled(&self, name: &str, output: &Output) -> Result<Device> {
-        ensure!(output.status.success(), "enroll {name}: {}", String::from_utf8_lossy(&output.stderr));
-        let said: Value = serde_json::from_slice(&output.stdout)?;
-        let binaries = self.fleet.binaries().clone();
-        Ok(Device::new(binaries, name.to_owned(), text(&said["device"])?, self.path(name)))
-    }
-
-    fn curl(&self, directory: &Path, arguments: &[&str]) -> Result<Output> {
-        let mut curl = Command::new("curl");
-        curl.current_dir(directory).args(["--silent", "--show-error", "--fail-with-body"]);
-        curl.arg("--cacert").arg(self.roots()).args(arguments);
-        process::run(curl, COMMAND_WITHIN)
-    }
-
-    fn url(&self, operation: &str) -> String {
-        format!("https://{}/.well-known/est/{operation}", self.est)
-    }
-
-    fn is_listed(&self, device: &Device) -> Result<bool> {
-        let certificate = std::fs::read_to_string(device.directory().join("device.crt"))?;
-        let leaf = fleetkey_identity::chain_from_pem(&certificate)?.remove(0);
-        let serial = hex::encode(fleetkey_identity::read_certificate(&leaf)?.serial);
-        let list = self.ask(&["ca", "crl"])?;
-        Ok(list["revoked"].as_array().context("a list")?.iter().any(|listed| *listed == serial.as_str()))
-    }
-}
 
 fn openssl(directory: &Path, arguments: &[&str]) -> Result<Output> {
     let mut openssl = Command::new("openssl");

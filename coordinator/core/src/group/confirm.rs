@@ -84,6 +84,7 @@ impl Group {
         if acknowledges && self.behind() == 0 {
             self.resend = None;
             context.event(Event::AllConfirmed { group, key_epoch });
+            self.close_deadlines(context, now);
         }
         Ok(())
     }

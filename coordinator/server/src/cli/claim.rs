@@ -38,7 +38,7 @@ pub(crate) struct Create {
     #[arg(long, value_name = "N", default_value_t = 1)]
     uses: u32,
     /// How long it is good for: 90s, 30m, 12h, 7d.
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_seconds)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = when::parse_span)]
     valid: u64,
     /// What those devices are labelled with: KEY=VALUE,KEY=VALUE.
     #[arg(long, value_name = "LABELS", default_value = "")]
@@ -46,21 +46,6 @@ pub(crate) struct Create {
     /// Let each of them wait for `fleetkey device approve`.
     #[arg(long)]
     approve: bool,
-}
-
-/// A number with a unit: s, m, h or d.
-fn parse_seconds(text: &str) -> Result<u64, String> {
-    let bad = || format!("{text:?} is no time: say 90s, 30m, 12h or 7d");
-    let unit = text.chars().last().ok_or_else(bad)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        _ => return Err(bad()),
-    };
-    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or_else(bad)?;
-    number.checked_mul(seconds).ok_or_else(bad)
 }
 
 impl ClaimCommand {

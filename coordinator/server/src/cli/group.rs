@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use fleetkey_coordinator::api::{DeviceNames, LabelText, MemberList, NewGroup, Revocation};
+use fleetkey_coordinator::when;
 use fleetkey_coordinator_core::{OnJoin, Policy};
 use fleetkey_wire::Suite;
 use serde_json::Value;
@@ -132,7 +133,7 @@ pub(crate) struct Rotate {
 /// provisioned anew.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  fleetkey revoke pump-1 pump-7 --reason 'stolen from depot 3' --wait")]
+  fleetkey revoke pump-1 pump-7 --reason 'stolen from depot 3' --deadline 30s --wait")]
 pub(crate) struct Revoke {
     /// Names or UUIDs.
     #[arg(required = true, value_name = "DEVICE")]
@@ -140,6 +141,10 @@ pub(crate) struct Revoke {
     /// Why, for the record.
     #[arg(long, value_name = "TEXT")]
     reason: String,
+    /// By when whoever remains in their groups is to hold the new keys: 30s, 5m, 2h. The audit log and `group show`
+    /// say whether they did; with --wait, this command does.
+    #[arg(long, value_name = "TIME", value_parser = when::parse_span)]
+    deadline: Option<u64>,
     #[command(flatten)]
     wait: WaitOptions,
 }
@@ -205,8 +210,10 @@ impl Rotate {
 }
 
 impl Revoke {
-    pub(crate) fn run(self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-        let revocation = Revocation { devices: self.devices, reason: self.reason };
+    pub(crate) fn run(mut self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+        self.wait.or_timeout(self.deadline);
+        let revocation =
+            Revocation { devices: self.devices, reason: self.reason, deadline_seconds: self.deadline };
         let mut answer = client.post("/v1/revoke", &revocation)?;
         if let Some(groups) = answer["groups"].as_array_mut() {
             for group in groups {

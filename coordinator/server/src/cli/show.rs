@@ -102,6 +102,9 @@ pub(crate) fn group(out: &mut impl Write, group: &Value) -> anyhow::Result<()> {
         text(group, "oldest")
     )?;
     writeln!(out, "rotation   {}", rotation(group))?;
+    if let Some(deadline) = group["deadlines"].as_array().and_then(|deadlines| deadlines.last()) {
+        writeln!(out, "deadline   {}", deadline_of(deadline))?;
+    }
     writeln!(
         out,
         "devices    {} confirmed, {} to come in, {} of the missing online",
@@ -118,6 +121,16 @@ pub(crate) fn group(out: &mut impl Write, group: &Value) -> anyhow::Result<()> {
         text(policy, "suite")
     )?;
     Ok(())
+}
+
+fn deadline_of(deadline: &Value) -> String {
+    let (key_epoch, until) = (text(deadline, "key_epoch"), time(deadline, "until_unix_seconds"));
+    let outcome = &deadline["outcome"];
+    if let Some(missed) = outcome.get("missed") {
+        return format!("{key_epoch} by {until}: missed, {} without it then", number(missed, "missing"));
+    }
+    let kept = outcome.get("kept").map(|kept| format!("kept at {}", time(kept, "unix_seconds")));
+    format!("{key_epoch} by {until}: {}", kept.as_deref().unwrap_or("open"))
 }
 
 pub(crate) fn status(out: &mut impl Write, answer: &Value) -> anyhow::Result<()> {

@@ -14,6 +14,8 @@ use super::show::number;
 
 /// How often the coordinator is asked.
 const ASK_EVERY: Duration = Duration::from_millis(200);
+/// How long, when nothing else is said.
+const TIMEOUT_SECONDS: u64 = 120;
 /// Stragglers that are named when time is up.
 const MAX_NAMED: usize = 5;
 
@@ -22,9 +24,9 @@ pub(crate) struct WaitOptions {
     /// Wait until every device of the group has confirmed.
     #[arg(long)]
     wait: bool,
-    /// How long to wait, in seconds; then fail, and name who is missing.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "wait")]
-    timeout: u64,
+    /// How long to wait, in seconds; then fail, and name who is missing [default: 120].
+    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    timeout: Option<u64>,
 }
 
 /// What is waited for.
@@ -70,13 +72,19 @@ impl Goal {
 }
 
 impl WaitOptions {
+    /// Waits for a deadline, if nothing was said of how long.
+    pub(crate) fn or_timeout(&mut self, seconds: Option<u64>) {
+        self.timeout = self.timeout.or(seconds);
+    }
+
     /// Waits if that was asked for. `group` is the group as the command left it; it is brought up to date.
     pub(crate) fn until(&self, client: &Client, goal: Goal, group: &mut Value) -> anyhow::Result<()> {
         if !self.wait {
             return Ok(());
         }
         let id = group["id"].as_str().context("the answer names no group")?.to_owned();
-        let end = Instant::now() + Duration::from_secs(self.timeout);
+        let seconds = self.timeout.unwrap_or(TIMEOUT_SECONDS);
+        let end = Instant::now() + Duration::from_secs(seconds);
         let mut progress = Progress::default();
         loop {
             *group = client.get(&format!("/v1/groups/{}", segment(&id)))?;
@@ -87,7 +95,7 @@ impl WaitOptions {
             }
             if Instant::now() >= end {
                 progress.end();
-                bail!("{}", missing(client, &id, group, self.timeout)?);
+                bail!("{}", missing(client, &id, group, seconds)?);
             }
             thread::sleep(ASK_EVERY);
         }

@@ -137,6 +137,7 @@ fn status_of(refused: &CommandError) -> StatusCode {
         | CommandError::NoRequest(_)
         | CommandError::UnknownClaim(_) => StatusCode::NOT_FOUND,
         CommandError::BadName(_)
+        | CommandError::BadDeadline { .. }
         | CommandError::ReasonTooLong { .. }
         | CommandError::BadKey { .. }
         | CommandError::BadClaim(_)

@@ -90,10 +90,10 @@ pub(super) async fn release(State(api): Shared, Name(name): Name) -> Result<Json
 
 pub(super) async fn revoke(
     State(api): Shared,
-    Body(Revocation { devices, reason }): Body<Revocation>,
+    Body(Revocation { devices, reason, deadline_seconds }): Body<Revocation>,
 ) -> Result<Json<Revoked>, ApiError> {
     let devices = find(&api, devices).await?;
-    let groups = api.service.revoke(devices.clone(), reason).await?;
+    let groups = api.service.revoke_within(devices.clone(), reason, deadline_seconds).await?;
     if let Some(lists) = &api.lists
         && let Err(error) = lists.refresh().await
     {

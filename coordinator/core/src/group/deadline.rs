@@ -1,0 +1,113 @@
+//! Deadlines of revocations: by when whoever remains is to hold the new key, and whether they did.
+//!
+//! A deadline is kept with its group, so that a restart does not lose it, and what became of it is told in the audit
+//! log. It hurries nobody: a rekey goes out at once in any case.
+
+use fleetkey_wire::{KeyEpoch, Now};
+
+use super::Group;
+use crate::context::Context;
+use crate::effects::Event;
+use crate::records::{Deadline, Outcome};
+
+/// How many a group keeps, open ones included.
+const KEPT: usize = 8;
+
+impl Group {
+    /// Whoever is in the group now is to hold `send` within so many seconds.
+    pub(crate) fn set_deadline(&mut self, context: &mut Context, seconds: u64, now: Now) {
+        // Room by the oldest: one that is open all the same is judged where it stands.
+        while self.record.deadlines.len() >= KEPT {
+            let oldest = self.record.deadlines.remove(0);
+            if oldest.outcome == Outcome::Open {
+                self.judge(context, oldest, now);
+            }
+        }
+        self.record.deadlines.push(Deadline {
+            key_epoch: self.record.send,
+            set_unix_seconds: now.unix_seconds,
+            until_unix_seconds: now.unix_seconds.saturating_add(seconds),
+            outcome: Outcome::Open,
+        });
+        context.put(&self.record);
+        self.close_deadlines(context, now);
+        self.tick_soon(now);
+    }
+
+    /// When the next one ends.
+    pub(super) fn deadline_due(&self) -> Option<u64> {
+        self.open_deadlines().map(|deadline| deadline.until_unix_seconds).min()
+    }
+
+    /// Judges those that are kept already, and those whose time is over.
+    pub(super) fn close_deadlines(&mut self, context: &mut Context, now: Now) {
+        if self.open_deadlines().next().is_none() {
+            return;
+        }
+        // Members are counted only when it may be over: there may be very many.
+        let have_all = self.behind() == 0;
+        let mut deadlines = std::mem::take(&mut self.record.deadlines);
+        let mut is_changed = false;
+        for deadline in deadlines.iter_mut().filter(|deadline| deadline.outcome == Outcome::Open) {
+            if have_all || now.unix_seconds >= deadline.until_unix_seconds {
+                deadline.outcome = self.judge(context, *deadline, now);
+                is_changed = true;
+            }
+        }
+        self.record.deadlines = deadlines;
+        if is_changed {
+            context.put(&self.record);
+        }
+    }
+
+    /// Where the clock was set back, a deadline is as far off as it was when it was set.
+    pub(super) fn mend_deadlines(&mut self, now: Now) -> bool {
+        let mut is_mended = false;
+        for deadline in &mut self.record.deadlines {
+            if deadline.outcome == Outcome::Open && deadline.set_unix_seconds > now.unix_seconds {
+                let length = deadline.until_unix_seconds.saturating_sub(deadline.set_unix_seconds);
+                deadline.set_unix_seconds = now.unix_seconds;
+                deadline.until_unix_seconds = now.unix_seconds.saturating_add(length);
+                is_mended = true;
+            }
+        }
+        is_mended
+    }
+
+    fn open_deadlines(&self) -> impl Iterator<Item = &Deadline> {
+        self.record.deadlines.iter().filter(|deadline| deadline.outcome == Outcome::Open)
+    }
+
+    /// Members that were in the group when `key_epoch` was issued, and have not proved to hold it or a later one.
+    fn without(&self, key_epoch: KeyEpoch) -> usize {
+        let owes = |member: &&super::Member| {
+            member.cell().is_some()
+                && member.record.admitted <= key_epoch
+                && member.record.confirmed < key_epoch
+        };
+        self.members.values().filter(owes).count()
+    }
+
+    fn judge(&self, context: &mut Context, deadline: Deadline, now: Now) -> Outcome {
+        let (group, key_epoch) = (self.id(), deadline.key_epoch);
+        let missing = self.without(key_epoch);
+        let outcome = if missing == 0 {
+            Outcome::Kept { unix_seconds: now.unix_seconds }
+        } else {
+            Outcome::Missed { missing: u32::try_from(missing).unwrap_or(u32::MAX) }
+        };
+        let allowed = deadline.until_unix_seconds.saturating_sub(deadline.set_unix_seconds);
+        let detail = match outcome {
+            Outcome::Missed { missing } => {
+                format!("{key_epoch}: missed after {allowed} s, {missing} of {} without it", self.placed())
+            }
+            Outcome::Kept { .. } | Outcome::Open => {
+                let after = now.unix_seconds.saturating_sub(deadline.set_unix_seconds);
+                format!("{key_epoch}: kept after {after} of {allowed} s, by all of {}", self.placed())
+            }
+        };
+        context.audit(now, "deadline", group, detail);
+        context.event(Event::Deadline { group, key_epoch, missing });
+        outcome
+    }
+}
