@@ -28,7 +28,7 @@ hunt SEEDS="2000" *ARGS:
 
 # Line coverage of the cores (needs cargo-tarpaulin).
 coverage:
-    cargo tarpaulin --engine llvm --locked --skip-clean --out Stdout -p fleetkey-agent-core -p fleetkey-coordinator-core -p fleetkey-tests -p fleetkey-chaos --include-files 'agent/core/src/*' --include-files 'coordinator/core/src/*'
+    cargo tarpaulin --engine llvm --locked --skip-clean --timeout 1200 --target-dir target/coverage --out Stdout -p fleetkey-agent-core -p fleetkey-coordinator-core -p fleetkey-tests -p fleetkey-chaos --include-files 'agent/core/src/*' --include-files 'coordinator/core/src/*'
 
 # Real processes under SIGKILL, every rule checked from outside. `just kills 300 50 7` for more rounds of another seed.
 kills ROUNDS="100" AGENTS="50" SEED="1": binaries

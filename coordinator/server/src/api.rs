@@ -244,6 +244,9 @@ pub struct NewGroup {
     /// How it is run; what is left out has its default.
     #[serde(default)]
     pub policy: Policy,
+    /// Which devices belong in it, by their labels: KEY=VALUE,KEY=VALUE; none when left out.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub select: String,
 }
 
 /// `GET /v1/groups`.

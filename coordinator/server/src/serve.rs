@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
@@ -45,6 +45,8 @@ use crate::store::{OpenError, SqliteStore};
 use crate::when;
 use fleetkey_vault::files::{self, FileError};
 
+/// Files that may have to be open at once: the EST server's connections, and room for all else.
+const OPEN_FILES: u64 = 4_096;
 /// How long open connections to the API may finish.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// How long the EST server's certificate is valid, and how often it is made anew.
@@ -189,6 +191,7 @@ pub enum ServeError {
 /// [`ServeError`]: one line that says what to mend.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     start_log(&config.log)?;
+    raise_file_limit();
     let metrics = start_metrics();
     let master_key = master_key(&config)?;
     let identity = Identity::read(&config.identity)?;
@@ -255,6 +258,15 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     service.shutdown().await;
     info!("stopped");
     ended
+}
+
+/// Each connection to the EST server and the API is a file to the system, and the usual limit is low.
+fn raise_file_limit() {
+    match rlimit::increase_nofile_limit(OPEN_FILES) {
+        Ok(limit) if limit >= OPEN_FILES => {}
+        Ok(limit) => warn!(limit, wanted = OPEN_FILES, "the system allows few open files"),
+        Err(error) => warn!(%error, "cannot raise the limit of open files"),
+    }
 }
 
 /// Says plainly what a database that was restored, or must be, means.

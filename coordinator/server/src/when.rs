@@ -52,4 +52,14 @@ mod tests {
         assert_eq!(parse("yesterday"), None);
         assert_eq!(show(u64::MAX), u64::MAX.to_string());
     }
+
+    #[test]
+    fn spans_have_a_unit() {
+        for (text, seconds) in [("90s", 90), ("30m", 1_800), ("12h", 43_200), ("7d", 604_800)] {
+            assert_eq!(parse_span(text), Ok(seconds));
+        }
+        for bad in ["", "7", "d", "-1d", "7w", "1.5h", "99999999999999999999d", "7é"] {
+            assert!(parse_span(bad).unwrap_err().contains("is no time"), "{bad}");
+        }
+    }
 }

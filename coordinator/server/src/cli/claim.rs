@@ -91,18 +91,3 @@ fn list(answer: &serde_json::Value, json: bool, out: &mut impl Write) -> anyhow:
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_a_unit() {
-        for (text, seconds) in [("90s", 90), ("30m", 1_800), ("12h", 43_200), ("7d", 604_800)] {
-            assert_eq!(parse_seconds(text), Ok(seconds));
-        }
-        for bad in ["", "7", "d", "-1d", "7w", "1.5h", "99999999999999999999d", "7é"] {
-            assert!(parse_seconds(bad).unwrap_err().contains("is no time"), "{bad}");
-        }
-    }
-}

@@ -153,13 +153,9 @@ impl GroupCommand {
     pub(crate) fn run(self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
         match self {
             Self::Create(create) => {
-                let new = NewGroup { name: create.name.clone(), policy: create.policy() };
-                let mut group = client.post("/v1/groups", &new)?;
-                if let Some(labels) = create.select {
-                    let answer = client.post(&path(&create.name, "/select"), &LabelText { labels })?;
-                    group = answer["group"].clone();
-                }
-                print(&group, json, out)
+                let policy = create.policy();
+                let new = NewGroup { name: create.name, policy, select: create.select.unwrap_or_default() };
+                print(&client.post("/v1/groups", &new)?, json, out)
             }
             Self::List => {
                 let answer = client.get("/v1/groups")?;

@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use fleetkey_coordinator_core::GroupStatus;
+use fleetkey_coordinator_core::{Coordinator, GroupStatus};
 use fleetkey_wire::GroupId;
+use rand_core::CryptoRngCore;
 
 use super::answers::{ApiError, Body, Name};
 use super::device;
@@ -19,9 +20,17 @@ pub(super) async fn list(State(api): Shared) -> Result<Json<GroupList>, ApiError
 
 pub(super) async fn create(
     State(api): Shared,
-    Body(NewGroup { name, policy }): Body<NewGroup>,
+    Body(NewGroup { name, policy, select }): Body<NewGroup>,
 ) -> Result<(StatusCode, Json<GroupStatus>), ApiError> {
-    let id = api.service.create_group(name, policy).await?;
+    let selector = super::enrolment::read_labels(&select)?;
+    let create = move |coordinator: &mut Coordinator, now, rng: &mut dyn CryptoRngCore| {
+        let id = coordinator.create_group(&name, policy, now, rng)?;
+        if !selector.is_empty() {
+            coordinator.select_members(id, Some(selector), now, rng)?;
+        }
+        Ok(id)
+    };
+    let id = api.service.decide(create).await?;
     Ok((StatusCode::CREATED, Json(api.service.group_status(id).await?)))
 }
 
