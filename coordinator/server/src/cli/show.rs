@@ -110,6 +110,7 @@ pub(crate) fn group(out: &mut impl Write, group: &Value) -> anyhow::Result<()> {
         number(group, "stragglers_online")
     )?;
     writeln!(out, "behind     {}", behind(&group["behind"]))?;
+    psk(out, group)?;
     writeln!(
         out,
         "cells      {} of at most {} devices, {}",
@@ -117,6 +118,21 @@ pub(crate) fn group(out: &mut impl Write, group: &Value) -> anyhow::Result<()> {
         number(policy, "cell_capacity"),
         text(policy, "suite")
     )?;
+    Ok(())
+}
+
+/// The pre-shared key that a group asks for.
+fn psk(out: &mut impl Write, group: &Value) -> anyhow::Result<()> {
+    let psk = &group["psk"];
+    if psk.is_null() {
+        return Ok(());
+    }
+    let lacking = count(number(psk, "lacking"), "device");
+    writeln!(out, "psk        {}, {lacking} not known to hold it", text(psk, "id"))?;
+    if psk["installed"] == false {
+        writeln!(out, "           NOT INSTALLED here, as after a restore: nobody can come in. Install it:")?;
+        writeln!(out, "           fleetkey group psk {} FILE", text(group, "name"))?;
+    }
     Ok(())
 }
 
@@ -205,6 +221,7 @@ fn behind(behind: &Value) -> String {
     let causes = [
         ("unconfirmed", "sent and not confirmed"),
         ("coming_in", "coming in"),
+        ("lacks_psk", "without the group's pre-shared key"),
         ("asked_for_key_packages", "asked for key packages"),
         ("offline", "offline"),
         ("never_heard", "not heard since the start"),
@@ -322,7 +339,8 @@ fn place(member: &MembershipView) -> String {
 }
 
 fn holds_newest(member: &MembershipView) -> String {
-    if member.holds_newest { "held" } else { "-" }.into()
+    let held = if member.holds_newest { "held" } else { "-" };
+    if member.lacks_psk { format!("{held}, lacks the group's pre-shared key") } else { held.into() }
 }
 
 fn confirmed(group: &Value) -> String {

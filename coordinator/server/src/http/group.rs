@@ -5,11 +5,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use fleetkey_coordinator_core::GroupStatus;
 use fleetkey_wire::GroupId;
+use fleetkey_wire::psk::PskText;
 
 use super::answers::{ApiError, Body, Name};
 use super::device;
 use super::{Api, Shared};
-use crate::api::{Added, DeviceNames, GroupList, LabelText, MemberList, NewGroup, Rekeyed};
+use crate::api::{Added, DeviceNames, GroupList, LabelText, MemberList, NewGroup, NewPsk, PskSet, Rekeyed};
 
 pub(super) async fn list(State(api): Shared) -> Result<Json<GroupList>, ApiError> {
     let mut groups = api.service.group_statuses().await?;
@@ -19,9 +20,18 @@ pub(super) async fn list(State(api): Shared) -> Result<Json<GroupList>, ApiError
 
 pub(super) async fn create(
     State(api): Shared,
-    Body(NewGroup { name, policy }): Body<NewGroup>,
+    Body(NewGroup { name, policy, psk }): Body<NewGroup>,
 ) -> Result<(StatusCode, Json<GroupStatus>), ApiError> {
-    let id = api.service.create_group(name, policy).await?;
+    let id = match psk {
+        None => api.service.create_group(name, policy).await?,
+        Some(PskText(psk)) => {
+            api.service
+                .decide(move |coordinator, now, rng| {
+                    coordinator.create_guarded_group(&name, policy, psk, now, rng)
+                })
+                .await?
+        }
+    };
     Ok((StatusCode::CREATED, Json(api.service.group_status(id).await?)))
 }
 
@@ -78,6 +88,17 @@ pub(super) async fn select(
         .decide(move |coordinator, now, rng| coordinator.select_members(id, Some(selector), now, rng))
         .await?;
     Ok(Json(Added { added, group: api.service.group_status(id).await? }))
+}
+
+/// Gives a group its next pre-shared key, or the same one again after a restore.
+pub(super) async fn psk(
+    State(api): Shared,
+    Name(name): Name,
+    Body(NewPsk { psk: PskText(psk) }): Body<NewPsk>,
+) -> Result<Json<PskSet>, ApiError> {
+    let id = find(&api, name).await?;
+    let changed = api.service.decide(move |coordinator, now, _| coordinator.set_psk(id, psk, now)).await?;
+    Ok(Json(PskSet { changed, group: api.service.group_status(id).await? }))
 }
 
 pub(super) async fn rekey(State(api): Shared, Name(name): Name) -> Result<Json<Rekeyed>, ApiError> {
