@@ -239,6 +239,10 @@ fn plant(kind: Kind, world: &mut World, devices: &[DeviceId], group: GroupId) {
             let (action, subject, detail) = Default::default();
             put(world, &AuditRecord { unix_seconds, number, action, subject, detail });
         }
+        Kind::PskNotInstalled => {
+            let record = group_of(world, group);
+            put(world, &GroupRecord { psk: Some(fleetkey_wire::PskId::from_bytes([7; 16])), ..record });
+        }
         Kind::Restored => {
             let meta: MetaRecord = first(world);
             let restored = Restored { backup_unix_seconds: 1, unix_seconds: 2, former_incarnation: 3 };

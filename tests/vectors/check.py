@@ -105,6 +105,10 @@ def app_key(secret, label, context, length):
     return expand(secret, cbor("fleetkey app", label, context, length), length)
 
 
+def psk_id(psk):
+    return expand(psk, cbor("fleetkey psk id"), 16)
+
+
 def wrap_key(kek, digest, suite):
     return expand(kek, cbor("fleetkey wrap", digest), SUITES[suite][2])
 
@@ -159,6 +163,8 @@ def up_body(f):
         return cbor(4, ident(f["group"]))
     if kind == "evidence":
         return cbor(5, unhex(f["statement"]))
+    if kind == "psks":
+        return cbor(6, [unhex(held) for held in f["held"]])
     raise ValueError(kind)
 
 
@@ -369,6 +375,7 @@ FILES = {
     "bodies": outputs_of_bodies,
     "link": outputs_of_link,
     "sealed": lambda f: {"sealed": sealed(f)},
+    "psk": lambda f: {"id": psk_id(unhex(f["file"]))},
 }
 
 

@@ -22,6 +22,7 @@ use crate::group::GroupKeys;
 use crate::keypackages::KeyPackages;
 use crate::pacing::{BackOff, BackOffPace, Pace};
 use crate::payloads::KnownSenders;
+use crate::psks::Psks;
 use crate::refused::Refused;
 use crate::silence::Silence;
 use crate::store::{Entries, Writes};
@@ -44,6 +45,7 @@ pub struct Agent {
     pub(crate) groups: BTreeMap<GroupId, Group>,
     pub(crate) key_packages: KeyPackages,
     pub(crate) evidence: Evidence,
+    pub(crate) psks: Psks,
     pub(crate) silence: Silence,
     pub(crate) connection: Option<Connection>,
     pub(crate) paces: Paces,
@@ -160,6 +162,7 @@ impl Agent {
             groups: BTreeMap::new(),
             key_packages: KeyPackages::default(),
             evidence: Evidence::default(),
+            psks: Psks::default(),
             silence: Silence::resume(None, now.mono),
             connection: None,
             paces: Paces::default(),
@@ -190,6 +193,7 @@ impl Agent {
             }
             EntryKey::KeyPackage(reference) => self.key_packages.restore(reference, bytes)?,
             EntryKey::Evidence(group) => self.evidence.restore(group, &decode(&key, bytes)?),
+            EntryKey::Psk(psk) => self.psks.restore(psk, bytes)?,
             EntryKey::Silence => {
                 self.silence = Silence::resume(Some(decode::<StoredSilence>(&key, bytes)?), now);
             }
@@ -257,6 +261,8 @@ impl Agent {
                 let group = self.groups.get_mut(&group).ok_or(Refused::UnknownGroup { group })?;
                 group.leaving = Some(Leaving::ToBeSaid);
             }
+            Input::AddPsk { group, psk } => return self.add_psk(group, psk, effects),
+            Input::RemovePsk { psk } => return self.remove_psk(psk, effects),
         }
         Ok(())
     }
@@ -339,6 +345,11 @@ impl Agent {
     /// Everything but a hello counts only in answer to the coordinator's nonce, so it has waited for that.
     fn say_what_waited_for_an_answer(&mut self, now: Millis, effects: &mut Effects) {
         let mut bodies = Vec::new();
+        // First: what follows may depend on it.
+        if let Some(connection) = self.connection.as_mut().filter(|connection| !connection.are_psks_told) {
+            connection.are_psks_told = true;
+            bodies.extend(self.psks.to_tell().map(|held| UpBody::Psks { held }));
+        }
         for (id, group) in &mut self.groups {
             if let Some(key_epoch) = group.confirmations.take(now)
                 && let Some(secret) = group.keys.held(key_epoch)

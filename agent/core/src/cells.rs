@@ -50,11 +50,14 @@ impl Agent {
         let group = member.context().group;
         let mut epoch = Epoch::of(member);
         let mut after = None;
+        let mut psk = None;
         if let Some(commit) = &frame.commit {
             let mut member = member.clone();
             let keys = [self.coordinator.public_key()];
-            match member.process(&commit.covered_updates, &commit.commit, &keys)? {
-                Processed::Advanced { .. } => {}
+            let psks = self.psks_of(group, "");
+            let processed = member.process(&commit.covered_updates, &commit.commit, &keys, &psks);
+            match processed.map_err(|error| self.mind_lack(group, error.into(), effects))? {
+                Processed::Advanced { psk: used, .. } => psk = used,
                 Processed::Removed => {
                     self.forget_group(group, RemovedBecause::Commit, effects);
                     return Ok(());
@@ -67,6 +70,7 @@ impl Agent {
             Some(rekey) => Some(self.open_rekey(&epoch, rekey, None, effects)?),
             None => None,
         };
+        self.settle_psk(group, psk, effects);
         if let Some(after) = after {
             effects.writes.put(EntryKey::Cell(cell).to_string(), after.snapshot());
             self.cells.insert(cell, after);

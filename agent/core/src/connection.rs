@@ -31,6 +31,8 @@ pub(crate) struct Connection {
     hello_retry: BackOff,
     /// When each hello was said that may still be answered, by its counter.
     outstanding: BTreeMap<u64, Millis>,
+    /// Whether the coordinator was told which pre-shared keys are held.
+    pub(crate) are_psks_told: bool,
 }
 
 /// Whether the broker has answered for a topic.
@@ -51,6 +53,7 @@ impl Connection {
             hello_repeat: None,
             hello_retry: HELLO_RETRY,
             outstanding: BTreeMap::new(),
+            are_psks_told: false,
         }
     }
 
@@ -108,6 +111,8 @@ impl Connection {
     /// A hello with this counter was said. It will be said again unless an answer comes.
     pub(crate) fn said_hello(&mut self, counter: u64, now: Millis, rng: &mut dyn CryptoRngCore) {
         self.outstanding.insert(counter, now);
+        // With each hello again: it may have been lost.
+        self.are_psks_told = false;
         while self.outstanding.len() > MAX_OUTSTANDING {
             self.outstanding.pop_first();
         }
@@ -141,6 +146,7 @@ impl Connection {
     pub(crate) fn begin_anew(&mut self, at: Millis, rng: &mut dyn CryptoRngCore) {
         self.link.restart(rng);
         self.outstanding.clear();
+        self.are_psks_told = false;
         self.hello_retry.reset();
         self.hello_repeat = Some(at);
     }

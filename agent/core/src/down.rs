@@ -118,7 +118,9 @@ impl Agent {
         }
         let context = CellContext { fleet: self.fleet, group, cell };
         let keys = [self.coordinator.public_key()];
-        let member = MemberCell::join(&context, private, &welcome.welcome, &keys)?;
+        let psks = self.psks_of(group, &welcome.group_name);
+        let joined = MemberCell::join(&context, private, &welcome.welcome, &keys, &psks);
+        let (member, psk) = joined.map_err(|error| self.mind_lack(group, error.into(), effects))?;
         if member.suite() != welcome.suite {
             let (expected, got) = (welcome.suite, Some(member.suite()));
             return Err(fleetkey_mls::Refused::WrongSuite { expected, got }.into());
@@ -128,6 +130,7 @@ impl Agent {
         }
         let (keys, activated) = self.keys_after_joining(&member, welcome, now, effects)?;
 
+        self.settle_psk(group, psk, effects);
         self.key_packages.use_up(reference, &mut effects.writes);
         effects.writes.put(EntryKey::Cell(cell).to_string(), member.snapshot());
         effects.writes.put(EntryKey::Group(group).to_string(), encode(&keys.to_stored()));

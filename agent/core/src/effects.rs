@@ -1,6 +1,6 @@
 //! What goes into the state machine, and what comes out of it.
 
-use fleetkey_wire::{CellId, DismissReason, Generation, GroupId, KeyEpoch, Topic};
+use fleetkey_wire::{CellId, DismissReason, Generation, GroupId, KeyEpoch, Psk, PskId, Topic};
 
 use crate::refused::Refused;
 use crate::store::Writes;
@@ -37,6 +37,18 @@ pub enum Input<'a> {
     Leave {
         /// The group.
         group: GroupId,
+    },
+    /// The device's operator gives it a pre-shared key: from now on it is in that group only with one.
+    AddPsk {
+        /// The group it is for, by its UUID or its name.
+        group: &'a str,
+        /// The key.
+        psk: &'a Psk,
+    },
+    /// The device's operator takes a pre-shared key from it.
+    RemovePsk {
+        /// The key.
+        psk: PskId,
     },
 }
 
@@ -96,6 +108,13 @@ pub enum Event {
         group: GroupId,
         /// The key epoch.
         key_epoch: KeyEpoch,
+    },
+    /// A group that the device is in, or was let into, asks for a pre-shared key that the device does not hold for it.
+    PskLacking {
+        /// The group.
+        group: GroupId,
+        /// The key.
+        psk: PskId,
     },
     /// For too long no fresh answer has come from the coordinator: nothing is sealed until one does.
     Silent {

@@ -6,7 +6,7 @@
 //! what it confirms is stored, and a crash at any point loses nothing but messages, which the coordinator sends again.
 //!
 //! An input that is refused changes nothing, in memory or stored, apart from counters; at most it leads to a hello,
-//! and hellos are rate-limited.
+//! and hellos are rate-limited, or to saying which pre-shared keys are held, once for each that is missing.
 //!
 //! Deliberately absent: sockets, MQTT, files, clocks, entropy, threads. Those are the shell's (`fleetkey-agent`).
 
@@ -25,6 +25,7 @@ mod keeper;
 mod keypackages;
 mod pacing;
 mod payloads;
+mod psks;
 mod refused;
 mod silence;
 mod status;
@@ -36,7 +37,8 @@ pub use config::AgentConfig;
 pub use effects::{Effects, Event, Input, Output, RemovedBecause};
 pub use keeper::{Keeper, KeeperError, Kept, NotStored};
 pub use payloads::{CannotOpen, CannotSeal, MAX_KNOWN_SENDERS};
+pub use psks::PskGroup;
 pub use refused::Refused;
-pub use status::{GroupStatus, Status};
+pub use status::{GroupStatus, PskStatus, Status};
 pub use store::{Entries, MemoryStore, Store, StoreError, Write, Writes};
 pub use stored::StoredError;

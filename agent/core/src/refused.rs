@@ -4,7 +4,8 @@ use fleetkey_identity::BadCertificate;
 use fleetkey_mls::{LocalError, MlsError, Refused as MlsRefused};
 use fleetkey_wire::link::{BadLinkFrame, LinkRefused};
 use fleetkey_wire::{
-    BadFrame, BadStatement, BadWrap, CellEpoch, CellId, FleetId, Generation, GroupId, KeyEpoch, Named, Topic,
+    BadFrame, BadStatement, BadWrap, CellEpoch, CellId, FleetId, Generation, GroupId, KeyEpoch, Named, PskId,
+    Topic,
 };
 
 /// An input that changed nothing. The fault lies with whoever sent it, except where a variant says otherwise.
@@ -172,6 +173,32 @@ pub enum Refused {
         /// The counter it names.
         hello: u64,
     },
+    /// A pre-shared key for what can be no group. The operator's fault.
+    #[error("a group is named by its UUID, or by a name of 1 to 64 bytes without control characters")]
+    BadPskGroup,
+    /// A pre-shared key that is held for another group: each belongs to one. The operator's fault.
+    #[error("pre-shared key {psk} is held for group {group}: make another one for this group")]
+    PskOfAnotherGroup {
+        /// The key.
+        psk: PskId,
+        /// The group it is held for.
+        group: String,
+    },
+    /// A pre-shared key that is not held. The operator's fault.
+    #[error("there is no pre-shared key {psk} here")]
+    UnknownPsk {
+        /// The key.
+        psk: PskId,
+    },
+    /// What the operator has asked for was not stored. The disk's fault.
+    #[error("it was not stored, and has not happened: the agent's log says why")]
+    NotStored,
+    /// One pre-shared key too many. The operator's fault.
+    #[error("the device holds {held} pre-shared keys, and cannot hold more: remove those that no group uses")]
+    TooManyPsks {
+        /// How many it holds.
+        held: usize,
+    },
     /// The device's own fault: its stored state or its MLS engine.
     #[error(transparent)]
     Local(#[from] LocalError),
@@ -223,6 +250,11 @@ impl Named for Refused {
             Self::ConflictingCommitment { .. } => "conflicting_commitment",
             Self::TooManyKeyEpochs { .. } => "too_many_key_epochs",
             Self::UnaskedAnswer { .. } => "unasked_answer",
+            Self::BadPskGroup => "bad_psk_group",
+            Self::PskOfAnotherGroup { .. } => "psk_of_another_group",
+            Self::UnknownPsk { .. } => "unknown_psk",
+            Self::NotStored => "not_stored",
+            Self::TooManyPsks { .. } => "too_many_psks",
             Self::Local(_) => "local_fault",
         }
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use fleetkey_wire::{
-    CellEpoch, CellId, Commitment, DeviceId, FleetId, Generation, GroupId, KeyEpoch, Now, ShortDigest, Suite,
+    CellEpoch, CellId, Commitment, DeviceId, FleetId, Generation, GroupId, KeyEpoch, Now, PskId, ShortDigest,
+    Suite,
 };
 
 use crate::agent::Agent;
+use crate::psks::PskGroup;
 
 /// Where a device stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +36,21 @@ pub struct Status {
     pub key_packages: usize,
     /// Groups of which it keeps a statement that contradicts what it held.
     pub alarms: Vec<GroupId>,
+    /// The pre-shared keys it holds, in the order they were given.
+    pub psks: Vec<PskStatus>,
+    /// Groups that ask for a pre-shared key that it does not hold for them, as seen since the start.
+    pub lacking_psks: BTreeMap<GroupId, PskId>,
     /// How many inputs were refused since the start, by name.
     pub refused: BTreeMap<&'static str, u64>,
+}
+
+/// A pre-shared key, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PskStatus {
+    /// Its name.
+    pub psk: PskId,
+    /// The group it is for.
+    pub group: PskGroup,
 }
 
 /// Where a device stands in one group.
@@ -76,6 +91,8 @@ impl Agent {
             groups: self.groups.values().filter_map(|group| self.group_status(&group.keys)).collect(),
             key_packages: self.key_packages.len(),
             alarms: self.evidence.groups().collect(),
+            psks: self.psks.held().map(|(psk, group)| PskStatus { psk, group: group.clone() }).collect(),
+            lacking_psks: self.psks.lacking().clone(),
             refused: self.refusals.clone(),
         }
     }

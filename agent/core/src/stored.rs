@@ -8,6 +8,7 @@
 //! | `group/{group}` | the group's name, keys and newest statement |
 //! | `keypackage/{reference}` | the private half of a key package, with its place in the stock |
 //! | `evidence/{group}` | a genuine statement that contradicts what was held |
+//! | `psk/{id}` | an external pre-shared key, the group it is for, and its place in the order they were given |
 //! | `silence` | how long the coordinator has been silent, and what it said of that |
 //!
 //! Leaves encryption to the store. Statements were verified before they were stored, and are not again.
@@ -15,7 +16,7 @@
 use std::fmt;
 
 use fleetkey_mls::{KeyPackageRef, LocalError};
-use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId, KeyEpoch, Suite};
+use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId, KeyEpoch, PskId, Suite};
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
@@ -32,6 +33,7 @@ pub(crate) enum EntryKey {
     Group(GroupId),
     KeyPackage(KeyPackageRef),
     Evidence(GroupId),
+    Psk(PskId),
     Silence,
 }
 
@@ -82,6 +84,7 @@ impl fmt::Display for EntryKey {
                 reference.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             Self::Evidence(group) => write!(f, "evidence/{group}"),
+            Self::Psk(psk) => write!(f, "psk/{psk}"),
             Self::Silence => f.write_str("silence"),
         }
     }
@@ -97,6 +100,7 @@ impl EntryKey {
             Some(("cell", id)) => Self::Cell(id.parse().map_err(|_| unknown())?),
             Some(("group", id)) => Self::Group(id.parse().map_err(|_| unknown())?),
             Some(("evidence", id)) => Self::Evidence(id.parse().map_err(|_| unknown())?),
+            Some(("psk", id)) => Self::Psk(id.parse().map_err(|_| unknown())?),
             Some(("keypackage", hex)) => Self::KeyPackage(reference(hex).ok_or_else(unknown)?),
             None | Some(_) => return Err(unknown()),
         };
@@ -201,6 +205,16 @@ pub(crate) struct StoredEvidence {
     pub(crate) statement: Bytes,
 }
 
+/// An external pre-shared key.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct StoredPsk {
+    /// Its place among those that were given: a later one replaces an earlier one of the same group.
+    pub(crate) number: u64,
+    /// The group it is for: an id, or a name.
+    pub(crate) group: String,
+    pub(crate) secret: Bytes,
+}
+
 /// How long the coordinator has been silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredSilence {
@@ -245,6 +259,7 @@ mod tests {
             EntryKey::Group(GroupId::from_bytes([2; 16])),
             EntryKey::KeyPackage(KeyPackageRef::from_bytes([0xab; 32])),
             EntryKey::Evidence(GroupId::from_bytes([3; 16])),
+            EntryKey::Psk(PskId::from_bytes([4; 16])),
             EntryKey::Silence,
         ] {
             assert_eq!(EntryKey::parse(&key.to_string()), Ok(key));
@@ -314,6 +329,10 @@ mod tests {
             ),
             ("keypackage", encode(&StoredKeyPackage { number: 5, private: Bytes::of(&[0x66; 3]) })),
             ("evidence", encode(&StoredEvidence { statement })),
+            (
+                "psk",
+                encode(&StoredPsk { number: 6, group: "pumps".to_owned(), secret: Bytes::of(&[0x77; 32]) }),
+            ),
             (
                 "silence",
                 encode(&StoredSilence {

@@ -257,7 +257,8 @@ fn confirmed(fleet: &Fleet, device: &mut Device) -> Vec<KeyEpoch> {
             | UpBody::KeyPackages { .. }
             | UpBody::Update { .. }
             | UpBody::Leave { .. }
-            | UpBody::Evidence { .. } => None,
+            | UpBody::Evidence { .. }
+            | UpBody::Psks { .. } => None,
         })
         .collect()
 }

@@ -1,6 +1,7 @@
 //! The command line: what can be said, and what a running agent is asked for.
 
 mod enroll;
+mod psk;
 
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -67,6 +68,9 @@ enum Command {
     Open(Open),
     /// Where the running agent stands: connection, silence, groups, refused messages.
     Status(Json),
+    /// Pre-shared keys that groups ask for: give one to the device, list them, take one away.
+    #[command(subcommand)]
+    Psk(psk::PskCommand),
     /// Tell the coordinator that the device wants to be out of a group.
     Leave {
         /// The group's UUID or name.
@@ -162,6 +166,7 @@ pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<
             let status = ask(&without_flags()?.socket, &Request::Status)?;
             if json { print_json(out, &status) } else { print_status(out, &status) }
         }
+        Some(Command::Psk(command)) => command.run(&without_flags()?, out),
         Some(Command::Leave { group }) => ask(&without_flags()?.socket, &Request::Leave { group }).map(drop),
     }
 }
@@ -376,6 +381,13 @@ fn print_status(out: &mut impl Write, status: &Value) -> anyhow::Result<()> {
     }
     for alarm in list(&status["alarms"]) {
         writeln!(out, "ALARM     two secrets for one key epoch of group {}", text(alarm))?;
+    }
+    for (group, psk) in status["lacking_psks"].as_object().into_iter().flatten() {
+        writeln!(out, "LACKS     pre-shared key {}, which group {group} asks for:", text(psk))?;
+        writeln!(out, "          fleetkey-agent psk add --group {group} FILE")?;
+    }
+    for psk in list(&status["psks"]) {
+        writeln!(out, "psk       {} for group {}", text(&psk["id"]), text(&psk["group"]))?;
     }
     for (name, count) in status["refused"].as_object().into_iter().flatten() {
         writeln!(out, "refused   {count} x {name}")?;

@@ -8,7 +8,7 @@ use fleetkey_agent_core::{CannotOpen, CannotSeal, Refused, Status};
 use fleetkey_identity::BadCertificate;
 use fleetkey_wire::keys::AppKeyLength;
 use fleetkey_wire::payload::Opened;
-use fleetkey_wire::{DeviceId, GroupId, KeyEpoch, Topic};
+use fleetkey_wire::{DeviceId, GroupId, KeyEpoch, Psk, PskId, Topic};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use zeroize::Zeroizing;
 
@@ -79,6 +79,15 @@ pub(crate) enum Command {
     Wait(Waiter),
     Leave {
         group: GroupId,
+        reply: Reply<(), Refused>,
+    },
+    AddPsk {
+        group: String,
+        psk: Psk,
+        reply: Reply<(), Refused>,
+    },
+    RemovePsk {
+        psk: PskId,
         reply: Reply<(), Refused>,
     },
     Inject {
@@ -197,6 +206,23 @@ impl AgentHandle {
     /// When it is not in it, or the agent has stopped.
     pub async fn leave(&self, group: GroupId) -> Result<(), CallError<Refused>> {
         self.call(|reply| Command::Leave { group, reply }).await?.map_err(CallError::Refused)
+    }
+
+    /// Gives the device a pre-shared key of a group, by its UUID or its name. When this returns it is stored.
+    ///
+    /// # Errors
+    /// When it is refused or not stored, or the agent has stopped.
+    pub async fn add_psk(&self, group: &str, psk: Psk) -> Result<(), CallError<Refused>> {
+        let group = group.to_owned();
+        self.call(|reply| Command::AddPsk { group, psk, reply }).await?.map_err(CallError::Refused)
+    }
+
+    /// Takes a pre-shared key from the device. When this returns it is forgotten.
+    ///
+    /// # Errors
+    /// When there is none of that name or it is still stored, or the agent has stopped.
+    pub async fn remove_psk(&self, psk: PskId) -> Result<(), CallError<Refused>> {
+        self.call(|reply| Command::RemovePsk { psk, reply }).await?.map_err(CallError::Refused)
     }
 
     /// Gives the agent a message as if the broker had brought it: whoever can do that is no more than a hostile

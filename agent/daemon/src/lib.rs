@@ -16,8 +16,8 @@ mod task;
 mod traffic;
 
 pub use fleetkey_agent_core::{
-    AgentConfig, CannotOpen, CannotSeal, Event, GroupStatus, LoadError, MemoryStore, Refused, RemovedBecause,
-    Status, Store, StoreError,
+    AgentConfig, CannotOpen, CannotSeal, Event, GroupStatus, LoadError, MemoryStore, PskGroup, PskStatus,
+    Refused, RemovedBecause, Status, Store, StoreError,
 };
 pub use fleetkey_wire::payload::Opened;
 pub use handle::{AgentHandle, CallError, Stopped};

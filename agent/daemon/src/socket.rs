@@ -9,6 +9,8 @@
 //! {"op":"open","sealed":"83…","context":"","certificates":[]}                  {"ok":{"plaintext":"68690a",…}}
 //! {"op":"key","group":"pumps","label":"telemetry","context":"","length":32}    {"ok":{"key":"…","key_epoch":"7.1"}}
 //! {"op":"leave","group":"pumps"}                                               {"ok":{}}
+//! {"op":"psk_add","group":"pumps","psk":"9f1c…"}                               {"ok":{"id":"…"}}
+//! {"op":"psk_remove","id":"…"}                                                 {"ok":{}}
 //!                                             {"error":{"name":"unknown_group","message":"…"}}
 //! ```
 //!
@@ -20,9 +22,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleetkey_agent_core::{GroupStatus, Status};
+use fleetkey_agent_core::{GroupStatus, PskStatus, Status};
 use fleetkey_wire::keys::AppKeyLength;
-use fleetkey_wire::{GroupId, Named};
+use fleetkey_wire::psk::PskText;
+use fleetkey_wire::{GroupId, Named, PskId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -88,6 +91,18 @@ pub enum Request {
     Leave {
         /// Which group.
         group: String,
+    },
+    /// Give the device a pre-shared key.
+    PskAdd {
+        /// For which group: one that the device need not be in yet.
+        group: String,
+        /// The key.
+        psk: PskText,
+    },
+    /// Take a pre-shared key from the device.
+    PskRemove {
+        /// Which one.
+        id: PskId,
     },
 }
 
@@ -308,6 +323,15 @@ async fn answer(request: Request, agent: &AgentHandle) -> Result<Value, Failure>
             agent.leave(find(agent, &group).await?).await?;
             Ok(json!({}))
         }
+        Request::PskAdd { group, psk: PskText(psk) } => {
+            let id = psk.id();
+            agent.add_psk(&group, psk).await?;
+            Ok(json!({ "id": id.to_string() }))
+        }
+        Request::PskRemove { id } => {
+            agent.remove_psk(id).await?;
+            Ok(json!({}))
+        }
     }
 }
 
@@ -354,6 +378,8 @@ fn bytes(field: &'static str, text: &str) -> Result<Vec<u8>, Failure> {
 /// A status for people's tools: ids and epochs as text.
 pub fn status_json(status: &Status) -> Value {
     let refused: BTreeMap<&str, u64> = status.refused.clone();
+    let lacking = status.lacking_psks.iter().map(|(group, psk)| (group.to_string(), psk.to_string()));
+    let lacking: BTreeMap<String, String> = lacking.collect();
     json!({
         "fleet": status.fleet.to_string(),
         "device": status.device.to_string(),
@@ -366,8 +392,14 @@ pub fn status_json(status: &Status) -> Value {
         "groups": status.groups.iter().map(group_json).collect::<Vec<_>>(),
         "key_packages": status.key_packages,
         "alarms": status.alarms.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "psks": status.psks.iter().map(psk_json).collect::<Vec<_>>(),
+        "lacking_psks": lacking,
         "refused": refused,
     })
+}
+
+fn psk_json(of: &PskStatus) -> Value {
+    json!({ "id": of.psk.to_string(), "group": of.group.to_string() })
 }
 
 fn group_json(of: &GroupStatus) -> Value {

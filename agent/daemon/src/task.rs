@@ -10,7 +10,7 @@ use fleetkey_agent_core::{
     AgentConfig, Event, Input, Keeper, KeeperError, Kept, LoadError, Output, Refused, Store, StoreError,
 };
 use fleetkey_mqtt::{BadOptions, Client, Events, Options};
-use fleetkey_wire::{DeviceId, Millis, Now, Topic};
+use fleetkey_wire::{DeviceId, Millis, Now, PskId, Topic};
 use rand_core::OsRng;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep_until};
@@ -305,6 +305,14 @@ impl Task {
             Command::Leave { group, reply } => {
                 _ = reply.send(self.take_in(Input::Leave { group })?.map_or(Ok(()), Err));
             }
+            Command::AddPsk { group, psk, reply } => {
+                let refused = self.take_in(Input::AddPsk { group: &group, psk: &psk })?;
+                _ = reply.send(self.outcome(refused, psk.id(), true));
+            }
+            Command::RemovePsk { psk, reply } => {
+                let refused = self.take_in(Input::RemovePsk { psk })?;
+                _ = reply.send(self.outcome(refused, psk, false));
+            }
             Command::Inject { topic, payload, reply } => {
                 let refused = self.take_in(Input::Message { topic, payload: &payload })?;
                 _ = reply.send(refused.map_or(Ok(()), Err));
@@ -323,6 +331,16 @@ impl Task {
             Command::Stop => {}
         }
         Ok(())
+    }
+
+    /// Whether a pre-shared key is held, or not, as it should be: it is not where the input could not be stored.
+    fn outcome(&self, refused: Option<Refused>, psk: PskId, should_hold: bool) -> Result<(), Refused> {
+        let status = self.keeper.agent().status(self.clock.now());
+        match refused {
+            Some(refused) => Err(refused),
+            None if status.psks.iter().any(|held| held.psk == psk) == should_hold => Ok(()),
+            None => Err(Refused::NotStored),
+        }
     }
 
     /// Gives the state machine an input, stores what it writes, and then does what it asks for.
@@ -394,6 +412,9 @@ impl Task {
             Event::Removed { group, because } => tracing::info!(device, %group, ?because, "removed"),
             Event::Alarm { group, key_epoch } => {
                 tracing::error!(device, %group, %key_epoch, "two secrets for one key epoch");
+            }
+            Event::PskLacking { group, psk } => {
+                tracing::warn!(device, %group, %psk, "pre-shared key lacking");
             }
             Event::Silent { seconds } => tracing::warn!(device, seconds, "coordinator silent"),
             Event::Heard => tracing::info!(device, "coordinator heard"),

@@ -1,7 +1,7 @@
 //! What a backup holds: the registry, groups and policies, who is in which group, the audit log, and what was issued.
 //!
-//! No MLS state, no group secret, no key package, no claim, no outbox: whoever is restored from this makes new cells and new
-//! keys, and cannot reuse an old one. Leaves to [`crate::restore`] how a database is made of it, and to the service
+//! No MLS state, no group secret, no pre-shared key, no key package, no claim, no outbox: whoever is restored from this makes
+//! new cells and new keys, and cannot reuse an old one. Leaves to [`crate::restore`] how a database is made of it, and to the service
 //! the file, its encryption and its checksum.
 
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,8 @@ use crate::records::{
 use crate::store::{Store, StoreError};
 
 /// The layout that this build writes.
-pub const BACKUP_VERSION: u8 = 2;
-/// The oldest that it reads: it lacks certificates, and nothing else.
+pub const BACKUP_VERSION: u8 = 3;
+/// The oldest that it reads: it lacks certificates, and knows of no group that asks for a pre-shared key.
 const OLDEST_BACKUP_VERSION: u8 = 1;
 
 /// One device in one group, whatever its cell was.

@@ -18,6 +18,9 @@ pub struct Behind {
     pub never_heard: usize,
     /// Heard since this start, and not lately.
     pub offline: usize,
+    /// Heard lately, and without the pre-shared key that the group asks for: to be given it by hand.
+    #[serde(default)]
+    pub lacks_psk: usize,
     /// Heard lately, and to come in once they have sent a key package, for which they were asked.
     pub asked_for_key_packages: usize,
     /// Heard lately, with all that is needed to come in with the next rekey.
@@ -32,6 +35,7 @@ impl Behind {
         self.quarantined
             + self.never_heard
             + self.offline
+            + self.lacks_psk
             + self.asked_for_key_packages
             + self.coming_in
             + self.unconfirmed
@@ -44,6 +48,7 @@ impl Behind {
             quarantined: self.quarantined + other.quarantined,
             never_heard: self.never_heard + other.never_heard,
             offline: self.offline + other.offline,
+            lacks_psk: self.lacks_psk + other.lacks_psk,
             asked_for_key_packages: self.asked_for_key_packages + other.asked_for_key_packages,
             coming_in: self.coming_in + other.coming_in,
             unconfirmed: self.unconfirmed + other.unconfirmed,
@@ -97,6 +102,8 @@ impl Coordinator {
             &mut behind.never_heard
         } else if !device.is_online(&self.context, now) {
             &mut behind.offline
+        } else if group.is_lacked_by(device) {
+            &mut behind.lacks_psk
         } else if member.record.place != Place::Wanted && !is_lost {
             &mut behind.unconfirmed
         } else if device.stock_of(group.record.policy.suite) == 0 {

@@ -12,7 +12,7 @@ use fleetkey_wire::keys::BadPeerKey;
 use fleetkey_wire::link::{BadLinkFrame, LinkRefused, StartSecret};
 use fleetkey_wire::{
     CellId, DeviceId, DismissReason, DownBody, EVERY_GROUP, GroupId, Hello, HelloCell, KeyEpoch, Millis, Now,
-    Pairwise, Reason, SignedStatement, Suite, UpBody,
+    Pairwise, Psk, Reason, SignedStatement, Suite, UpBody,
 };
 use rand_core::CryptoRngCore;
 
@@ -28,8 +28,8 @@ use crate::labels::Labels;
 use crate::policy::Policy;
 use crate::records::{
     CellRecord, CertificateRecord, ClaimRecord, CommitRecord, DeviceRecord, GroupRecord, IssuedRecord,
-    KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, Origin, OutboxRecord, Outgoing, Place, Record,
-    RequestRecord, Standing, Superseded, WelcomeRecord,
+    KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, Origin, OutboxRecord, Outgoing, Place, PskRecord,
+    Record, RequestRecord, Standing, Superseded, WelcomeRecord,
 };
 use crate::store::{Store, Write};
 use crate::traces;
@@ -130,6 +130,10 @@ impl Coordinator {
         for record in read::<KeyRecord>(store)? {
             let group = self.groups.get_mut(&record.group).ok_or_else(|| stray("a key", &record.group))?;
             group.load_key(&record)?;
+        }
+        for record in read::<PskRecord>(store)? {
+            let group = self.groups.get_mut(&record.group).ok_or_else(|| stray("a psk", &record.group))?;
+            group.load_psk(&record)?;
         }
         for record in read::<IssuedRecord>(store)? {
             let group = self.groups.get_mut(&record.group).ok_or_else(|| stray("a key", &record.group))?;
@@ -277,6 +281,7 @@ impl Coordinator {
                 let _ = group.remove(&mut self.context, &mut self.devices, &gone, Reason::Evict, now, rng);
             }
             UpBody::Evidence { statement } => self.handle_evidence(device, &statement, now)?,
+            UpBody::Psks { held } => self.handle_psks(device, held, now)?,
         }
         Ok(())
     }
@@ -541,10 +546,39 @@ impl Coordinator {
     }
 
     /// Creates a group, with its first key.
+    ///
+    /// # Errors
+    /// When the name or the policy cannot be used, or nothing is issued here.
     pub fn create_group(
         &mut self,
         name: &str,
         policy: Policy,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<GroupId, CommandError> {
+        self.create(name, policy, None, now, rng)
+    }
+
+    /// Creates a group whose cells' keys depend on an external pre-shared key, from the first cell on.
+    ///
+    /// # Errors
+    /// The same, and when the key is another group's.
+    pub fn create_guarded_group(
+        &mut self,
+        name: &str,
+        policy: Policy,
+        psk: Psk,
+        now: Now,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<GroupId, CommandError> {
+        self.create(name, policy, Some(psk), now, rng)
+    }
+
+    fn create(
+        &mut self,
+        name: &str,
+        policy: Policy,
+        psk: Option<Psk>,
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<GroupId, CommandError> {
@@ -553,6 +587,9 @@ impl Coordinator {
         policy.check()?;
         if self.group_names.contains_key(name) {
             return Err(CommandError::NameTaken(name.to_owned()));
+        }
+        if let Some(psk) = &psk {
+            self.check_psk(psk, None)?;
         }
         let id = GroupId::random(rng.as_rngcore());
         let mut group = Group::new(GroupRecord {
@@ -567,10 +604,15 @@ impl Coordinator {
             last_rekey_unix_seconds: now.unix_seconds,
             selector: None,
             deadlines: Vec::new(),
+            psk: None,
         });
         let issued = group.issue(&mut self.context, Reason::Create, now, rng);
         self.check_done(issued)?;
         self.context.audit(now, "create_group", id, name);
+        if let Some(psk) = psk {
+            self.context.audit(now, "psk", id, psk.id());
+            group.set_psk(&mut self.context, psk);
+        }
         self.group_names.insert(name.to_owned(), id);
         self.groups.insert(id, group);
         Ok(id)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleetkey_wire::keys::{BadPeerKey, LinkKey};
 use fleetkey_wire::link::{BadLinkFrame, CoordinatorLink, OpenedUp};
-use fleetkey_wire::{DeviceId, DownBody, GroupId, Millis, Now, Pairwise, Suite};
+use fleetkey_wire::{DeviceId, DownBody, GroupId, Millis, Now, Pairwise, PskId, Suite};
 
 use crate::context::Context;
 use crate::records::{CertificateRecord, DeviceRecord, KeyPackageRecord, Outgoing, Standing};
@@ -30,6 +30,8 @@ pub(crate) struct Device {
     pub(crate) lost: BTreeSet<GroupId>,
     /// When it was last heard, since this start.
     pub(crate) heard: Option<Millis>,
+    /// The external pre-shared keys that it has said to hold, since this start.
+    pub(crate) psks: BTreeSet<PskId>,
     /// The certificates it holds, as far as they are known.
     pub(crate) certificates: Vec<CertificateRecord>,
     link: CoordinatorLink,
@@ -49,6 +51,7 @@ impl Device {
             groups: BTreeSet::new(),
             lost: BTreeSet::new(),
             heard: None,
+            psks: BTreeSet::new(),
             certificates: Vec::new(),
             link: CoordinatorLink::default(),
             pairwise: None,

@@ -41,6 +41,7 @@ pub fn examine(store: &mut dyn Store, about: &About, unix_seconds: u64) -> Resul
     whole(&tables, unix_seconds, &mut found);
     belonging(&tables, &mut found);
     names(&tables, &mut found);
+    psks(&tables, &mut found);
     keys::examine(&tables, about, &mut found);
     cells::examine(&tables, about, &mut found);
     key_packages(&tables, &mut found);
@@ -141,6 +142,31 @@ fn names(tables: &Tables, found: &mut Examination) {
         if let Some(other) = seen.insert(&group.name, group.id) {
             let why = format!("group {other} bears it too");
             found.note(Kind::NameTwice, format!("group {} ({})", group.name, group.id), why);
+        }
+    }
+}
+
+/// The pre-shared keys that groups ask for are there, and are those.
+fn psks(tables: &Tables, found: &mut Examination) {
+    for (id, psk) in &tables.psks {
+        let subject = format!("the pre-shared key of group {id}");
+        match tables.groups.get(id) {
+            None => found.note(Kind::OrphanedRow, subject, "the group is not there".into()),
+            Some(group) if group.psk != Some(psk.psk().id()) => {
+                let why = format!("it is {}, and not the one that the group asks for", psk.psk().id());
+                found.note(Kind::UnreadableRow, subject, why);
+            }
+            Some(_) => {}
+        }
+    }
+    for group in tables.groups.values().filter(|group| !tables.psks.contains_key(&group.id)) {
+        if let Some(psk) = group.psk {
+            let subject = format!("group {} ({})", group.name, group.id);
+            found.note(
+                Kind::PskNotInstalled,
+                subject,
+                format!("it asks for {psk}, whose secret is not here"),
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use fleetkey_identity::BadCertificate;
 use fleetkey_wire::error::Named;
 use fleetkey_wire::keys::BadPeerKey;
 use fleetkey_wire::link::BadLinkFrame;
-use fleetkey_wire::{BadStatement, CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Suite};
+use fleetkey_wire::{BadStatement, CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, PskId, Suite};
 
 use crate::policy::BadPolicy;
 use crate::records::ClaimId;
@@ -222,6 +222,17 @@ pub enum CommandError {
     /// A rotation is under way already.
     #[error("a rotation of group {0} is under way already")]
     RotationUnderWay(GroupId),
+    /// A group has a pre-shared key from its creation on, or never: its cells would otherwise hold what came in without.
+    #[error("group {0} was created without a pre-shared key: create another with one, and move the devices")]
+    NoPskGroup(GroupId),
+    /// The pre-shared key is another group's: each belongs to one.
+    #[error("pre-shared key {psk} is the one of group {group}: make another one")]
+    PskInUse {
+        /// The key.
+        psk: PskId,
+        /// The group.
+        group: GroupId,
+    },
     /// The device has another key than the one named.
     #[error("device {0} is enrolled with another key")]
     OtherKey(DeviceId),
@@ -275,6 +286,8 @@ impl Named for CommandError {
             Self::NotQuarantined(_) => "not_quarantined",
             Self::BadPolicy(_) => "bad_policy",
             Self::RotationUnderWay(_) => "rotation_under_way",
+            Self::NoPskGroup(_) => "no_psk_group",
+            Self::PskInUse { .. } => "psk_in_use",
             Self::OtherKey(_) => "other_key",
             Self::KeyInUse { .. } => "key_in_use",
             Self::TooManyCertificates(_) => "too_many_certificates",

@@ -2,7 +2,8 @@
 //!
 //! The parts of the job lie in files of their own: [`commit`] makes the one transaction in which cells and the
 //! group's key move; [`admit`] and [`remove`] plan it for joins and removals; [`rotate`], [`renew`] and [`resend`]
-//! act on time, as does [`deadline`]; [`confirm`] and [`catch_up`] act on what devices say. Leaves devices and their links to
+//! act on time, as does [`deadline`]; [`confirm`] and [`catch_up`] act on what devices say; [`psk`] keeps out who lacks
+//! the pre-shared key. Leaves devices and their links to
 //! [`crate::device`], and commands that touch several groups to [`crate::coordinator`].
 
 pub(crate) mod admit;
@@ -11,6 +12,7 @@ pub(crate) mod commit;
 pub(crate) mod confirm;
 pub(crate) mod deadline;
 mod issued;
+pub(crate) mod psk;
 pub(crate) mod remove;
 pub(crate) mod renew;
 pub(crate) mod resend;
@@ -21,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fleetkey_mls::{CellContext, ManagedCell};
 use fleetkey_wire::wrap::{WrapContext, wrap};
 use fleetkey_wire::{
-    CellEpoch, CellFrame, CellId, DeviceId, GroupId, GroupSecret, KeyEpoch, Millis, Now, ShortDigest,
+    CellEpoch, CellFrame, CellId, DeviceId, GroupId, GroupSecret, KeyEpoch, Millis, Now, Psk, ShortDigest,
     SignedStatement, StatementAndWrap,
 };
 
@@ -143,6 +145,8 @@ pub(crate) struct Group {
     pub(crate) keys: BTreeMap<KeyEpoch, Key>,
     pub(crate) members: BTreeMap<DeviceId, Member>,
     pub(crate) cells: BTreeMap<CellId, Cell>,
+    /// Where the record names one: absent after a restore, until an operator installs it again.
+    psk: Option<Psk>,
     /// Members in a cell, and how many of them have applied the newest statement.
     placed: usize,
     acknowledged: usize,
@@ -169,6 +173,7 @@ impl Group {
             keys: BTreeMap::new(),
             members: BTreeMap::new(),
             cells: BTreeMap::new(),
+            psk: None,
             placed: 0,
             acknowledged: 0,
             ready: BTreeSet::new(),

@@ -18,6 +18,7 @@ mod error;
 mod group;
 mod labels;
 mod policy;
+mod psks;
 pub mod records;
 pub mod restore;
 mod status;
@@ -36,6 +37,6 @@ pub use policy::{BadPolicy, OnJoin, Policy};
 pub use records::{
     DeviceRecord, MemberRecord, OutboxRecord, Outcome, Place, Restored, Rotation, Standing, Superseded, Table,
 };
-pub use status::{CellStatus, DeadlineStatus, GroupStatus, Status};
+pub use status::{CellStatus, DeadlineStatus, GroupStatus, PskStatus, Status};
 pub use store::{MemoryStore, Row, Store, StoreError, Write};
 pub use writer::Writer;

@@ -5,7 +5,7 @@
 mod enrolment;
 
 use fleetkey_wire::keys::SECRET_BYTES;
-use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Suite};
+use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Psk, PskId, Suite};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -52,11 +52,13 @@ pub enum Table {
     Claim,
     /// [`RequestRecord`] by the device that it will be.
     Request,
+    /// [`PskRecord`] by group.
+    Psk,
 }
 
 impl Table {
     /// Every table, in the order in which they are loaded.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Meta,
         Self::Device,
         Self::Group,
@@ -72,6 +74,7 @@ impl Table {
         Self::Certificate,
         Self::Claim,
         Self::Request,
+        Self::Psk,
     ];
 
     /// Its name in the database.
@@ -92,13 +95,14 @@ impl Table {
             Self::Certificate => "certificate",
             Self::Claim => "claim",
             Self::Request => "request",
+            Self::Psk => "psk",
         }
     }
 
     /// Whether its values hold secrets, and so are encrypted at rest.
     pub const fn is_secret(self) -> bool {
         match self {
-            Self::GroupKey | Self::Cell => true,
+            Self::GroupKey | Self::Cell | Self::Psk => true,
             Self::Meta
             | Self::Device
             | Self::Group
@@ -315,6 +319,10 @@ pub struct GroupRecord {
     /// By when members are to hold a key that devices were revoked with, and whether they did; oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deadlines: Vec<Deadline>,
+    /// The external pre-shared key that its cells' keys depend on, since it was created with one. The secret has a row
+    /// of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psk: Option<PskId>,
 }
 
 /// By when the members of a group are to hold a key.
@@ -386,6 +394,47 @@ impl Record for KeyRecord {
     const TABLE: Table = Table::GroupKey;
     fn key(&self) -> Vec<u8> {
         pair(self.group.as_bytes(), &self.key_epoch.0.to_be_bytes())
+    }
+}
+
+/// The secret of a group's external pre-shared key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PskRecord {
+    /// The group.
+    pub group: GroupId,
+    /// The secret.
+    #[serde(with = "serde_bytes")]
+    pub secret: [u8; SECRET_BYTES],
+}
+
+impl PskRecord {
+    /// That of `group`.
+    pub const fn new(group: GroupId, psk: &Psk) -> Self {
+        Self { group, secret: *psk.as_bytes() }
+    }
+
+    /// The key.
+    pub const fn psk(&self) -> Psk {
+        Psk::from_bytes(self.secret)
+    }
+}
+
+impl Drop for PskRecord {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.secret);
+    }
+}
+
+impl std::fmt::Debug for PskRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PskRecord({}, redacted)", self.group)
+    }
+}
+
+impl Record for PskRecord {
+    const TABLE: Table = Table::Psk;
+    fn key(&self) -> Vec<u8> {
+        self.group.as_bytes().to_vec()
     }
 }
 

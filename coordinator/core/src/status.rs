@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Now};
+use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Now, PskId};
 use serde::Serialize;
 
 use crate::behind::{Behind, Stranger};
@@ -47,6 +47,17 @@ impl From<&Deadline> for DeadlineStatus {
     }
 }
 
+/// The external pre-shared key that a group asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PskStatus {
+    /// Its name.
+    pub id: PskId,
+    /// Whether its secret is here. It is not after a restore: nobody can be added until an operator installs it again.
+    pub installed: bool,
+    /// Members, and devices that are to come in, that have not said to hold it.
+    pub lacking: usize,
+}
+
 /// One group, as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GroupStatus {
@@ -78,6 +89,8 @@ pub struct GroupStatus {
     pub stragglers_online: usize,
     /// Members that do not hold the newest key, by cause.
     pub behind: Behind,
+    /// The external pre-shared key that it asks for.
+    pub psk: Option<PskStatus>,
     /// Seconds since the last rekey.
     pub key_age_seconds: u64,
     /// Its cells.
@@ -159,6 +172,12 @@ impl Coordinator {
         self.context.meta.incarnation
     }
 
+    /// Whether a device has not said, since this start, that it holds the pre-shared key that a group asks for.
+    pub fn lacks_psk(&self, group: GroupId, device: DeviceId) -> bool {
+        let (group, device) = (self.groups.get(&group), self.devices.get(&device));
+        group.zip(device).is_some_and(|(group, device)| group.is_lacked_by(device))
+    }
+
     /// A device's place in a group.
     pub fn member(&self, group: GroupId, device: DeviceId) -> Option<&MemberRecord> {
         self.groups.get(&group)?.members.get(&device).map(|member| &member.record)
@@ -202,6 +221,11 @@ impl Coordinator {
             stragglers: group.behind(),
             stragglers_online: group.members.values().filter(is_straggling_online).count(),
             behind: self.behind_in(group, now),
+            psk: group.record.psk.map(|id| PskStatus {
+                id,
+                installed: !group.awaits_psk(),
+                lacking: group.members.keys().filter(|id| self.lacks_psk(group.id(), **id)).count(),
+            }),
             key_age_seconds: now.unix_seconds.saturating_sub(group.record.last_rekey_unix_seconds),
             cells: group
                 .cells

@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use fleetkey_coordinator_core::records::{
     AuditRecord, CellRecord, CertificateRecord, ClaimRecord, CommitRecord, GroupRecord, IssuedRecord,
-    KeyPackageRecord, KeyRecord, MetaRecord, Origin, OutboxRecord, Outgoing, Record, RequestRecord, Restored,
-    Superseded, WelcomeRecord,
+    KeyPackageRecord, KeyRecord, MetaRecord, Origin, OutboxRecord, Outgoing, PskRecord, Record,
+    RequestRecord, Restored, Superseded, WelcomeRecord,
 };
 use fleetkey_coordinator_core::{
     DeviceRecord, MemberRecord, MemoryStore, Place, Policy, Rotation, Row, Standing, Store, StoreError,
     Table, Write, conformance,
 };
-use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Suite};
+use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, PskId, Suite};
 
 /// Several openings of one store.
 #[derive(Clone, Default)]
@@ -138,9 +138,29 @@ fn rows() -> Vec<(&'static str, Write)> {
                 last_rekey_unix_seconds: 3,
                 selector: None,
                 deadlines: Vec::new(),
+                psk: None,
             }
             .put(),
         ),
+        (
+            "group with a pre-shared key",
+            GroupRecord {
+                id: GROUP,
+                name: "meters".into(),
+                policy: Policy::default(),
+                created_unix_seconds: 1,
+                last_issued: key_epoch,
+                send: key_epoch,
+                oldest: key_epoch,
+                rotation: None,
+                last_rekey_unix_seconds: 3,
+                selector: None,
+                deadlines: Vec::new(),
+                psk: Some(PskId::from_bytes([0x99; 16])),
+            }
+            .put(),
+        ),
+        ("psk", PskRecord { group: GROUP, secret: [0xaa; 32] }.put()),
         ("group key", KeyRecord { group: GROUP, key_epoch, secret: [0x66; 32], statement: vec![1, 2] }.put()),
         ("member wanted", member(Place::Wanted).put()),
         ("member in a cell", member(Place::In { cell: CELL }).put()),

@@ -8,6 +8,7 @@ use fleetkey_coordinator_core::doctor::{Finding, Severity};
 use fleetkey_coordinator_core::records::AuditRecord;
 use fleetkey_coordinator_core::{DeviceRecord, GroupStatus, Policy, Standing};
 use fleetkey_wire::error::Named as _;
+use fleetkey_wire::psk::PskText;
 use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -203,6 +204,9 @@ pub struct MembershipView {
     pub holds_newest: bool,
     /// Whether it was heard lately.
     pub online: bool,
+    /// Whether it was heard lately, and has not said to hold the pre-shared key that the group asks for.
+    #[serde(default)]
+    pub lacks_psk: bool,
 }
 
 /// `GET /v1/devices/{device}`.
@@ -247,6 +251,26 @@ pub struct NewGroup {
     /// Which devices belong in it, by their labels: KEY=VALUE,KEY=VALUE; none when left out.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub select: String,
+    /// The external pre-shared key that it asks for, for as long as it is there: 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psk: Option<PskText>,
+}
+
+/// `POST /v1/groups/{group}/psk`: the next pre-shared key, or the same one again after a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPsk {
+    /// 64 hexadecimal digits.
+    pub psk: PskText,
+}
+
+/// What became of `POST /v1/groups/{group}/psk`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PskSet {
+    /// Whether it is another key than before.
+    pub changed: bool,
+    /// The group now.
+    pub group: GroupStatus,
 }
 
 /// `GET /v1/groups`.

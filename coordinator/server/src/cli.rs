@@ -8,6 +8,7 @@ mod client;
 mod device;
 mod doctor;
 mod group;
+mod psk;
 mod show;
 mod wait;
 
@@ -81,6 +82,9 @@ enum Command {
     /// Make groups, put devices in and take them out.
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// Make pre-shared keys for groups that ask for one.
+    #[command(subcommand)]
+    Psk(psk::PskCommand),
     Revoke(group::Revoke),
     Rotate(group::Rotate),
     /// How the coordinator is: devices, groups, who is behind, what it sent and refused.
@@ -152,6 +156,7 @@ pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<
         Command::Claim(command) => command.run(&Client::connect(&client)?, json, out),
         Command::Ca(command) => command.run(&client, json, out),
         Command::Group(command) => command.run(&Client::connect(&client)?, json, out),
+        Command::Psk(command) => command.run(json, out),
         Command::Revoke(command) => command.run(&Client::connect(&client)?, json, out),
         Command::Rotate(command) => command.run(&Client::connect(&client)?, json, out),
         Command::Status => {

@@ -73,6 +73,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/groups/{group}/add", post(group::add))
         .route("/v1/groups/{group}/select", post(group::select))
         .route("/v1/groups/{group}/remove", post(group::remove))
+        .route("/v1/groups/{group}/psk", post(group::psk))
         .route("/v1/groups/{group}/rekey", post(group::rekey))
         .route("/v1/groups/{group}/rotate", post(group::rotate))
         .route("/v1/backup", get(keep::backup))

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 pub(crate) const APPLICATION_ID: i32 = 0x666b_636f;
 
 /// The layout that this build writes and reads (`PRAGMA user_version`).
-pub const SCHEMA_VERSION: i32 = 3;
+pub const SCHEMA_VERSION: i32 = 4;
 /// The oldest layout that is brought up to date when it is opened: it lacks tables, and nothing else.
 const OLDEST_SCHEMA_VERSION: i32 = 1;
 

@@ -393,6 +393,34 @@ fn groups_and_devices_are_led_through_their_lives() {
 }
 
 #[test]
+fn a_pre_shared_key_goes_in_and_never_comes_out() {
+    let server = Server::start_with_keep();
+    let (first, second) = ("00112233445566778899aabbccddeeff".repeat(2), "0123456789abcdef".repeat(4));
+    let (status, group) = server.post("/v1/groups", &json!({ "name": "pumps", "psk": first }));
+    assert_eq!((status, &group["psk"]["installed"]), (201, &json!(true)), "{group}");
+    let (status, set) = server.post("/v1/groups/pumps/psk", &json!({ "psk": second }));
+    assert_eq!((status, &set["changed"]), (200, &json!(true)), "{set}");
+    assert_ne!(set["group"]["psk"]["id"], group["psk"]["id"]);
+    let (_, again) = server.post("/v1/groups/pumps/psk", &json!({ "psk": second }));
+    assert_eq!(again["changed"], false);
+
+    server.post("/v1/groups", &json!({ "name": "plain" }));
+    let refused = server.post("/v1/groups/plain/psk", &json!({ "psk": first }));
+    assert_eq!(error_of(&refused), (409, "no_psk_group"));
+    let taken = server.post("/v1/groups", &json!({ "name": "valves", "psk": second }));
+    assert_eq!(error_of(&taken), (409, "psk_in_use"));
+    let cut = server.post("/v1/groups", &json!({ "name": "valves", "psk": second[1..] }));
+    assert_eq!(cut.0, 400, "{cut:?}");
+
+    let audit = server.get("/v1/audit").1;
+    assert!(audit.to_string().contains(set["group"]["psk"]["id"].as_str().unwrap()), "{audit}");
+    let shown = [group, set, refused.1, taken.1, cut.1, audit, server.get("/v1/groups").1];
+    for answer in shown.map(|answer| answer.to_string()) {
+        assert!(!answer.contains(&first[..16]) && !answer.contains(&second[..16]), "{answer}");
+    }
+}
+
+#[test]
 fn a_rotation_is_started_once() {
     let server = Server::start();
     server.post("/v1/groups", &json!({ "name": "pumps" }));

@@ -187,16 +187,20 @@ fn a_later_schema_is_refused_with_its_version() {
 
 #[test]
 fn a_database_of_an_older_layout_is_brought_up_to_date() {
-    let later = ["DROP TABLE certificate; DROP TABLE claim; DROP TABLE request;", "DROP TABLE issued;"];
-    for version in [2, 1] {
+    let later = [
+        "DROP TABLE psk;",
+        "DROP TABLE certificate; DROP TABLE claim; DROP TABLE request;",
+        "DROP TABLE issued;",
+    ];
+    for version in [3, 2, 1] {
         let place = Place::new();
         let mut store = place.create();
         store.commit(&[put(Table::Device, b"k", b"v")]).unwrap();
         drop(store);
-        let lacking = later[..=(2 - version)].concat();
+        let lacking = later[..=(3 - version)].concat();
         place.tamper(&format!("{lacking} PRAGMA user_version = {version}"));
         let mut store = place.open().unwrap();
-        for table in [Table::Issued, Table::Certificate, Table::Claim, Table::Request] {
+        for table in [Table::Issued, Table::Certificate, Table::Claim, Table::Request, Table::Psk] {
             store.commit(&[put(table, b"k", b"v")]).unwrap();
             assert_eq!(store.rows(table).unwrap().len(), 1, "{}", table.name());
         }

@@ -51,7 +51,8 @@ impl Cell {
         let committed = commit(&mut manager, &coordinator, Changes { add, ..Changes::default() });
         let joiner = privates.swap_remove(size / 2);
         let welcome = committed.welcomes[&device].clone();
-        let member = MemberCell::join(&context, &joiner, &welcome, &[coordinator.public_key()]).unwrap();
+        let member =
+            MemberCell::join(&context, &joiner, &welcome, &[coordinator.public_key()], &[]).unwrap().0;
         Self { context, coordinator, manager, device, member, other, joiner, welcome }
     }
 
@@ -101,7 +102,7 @@ fn cells(c: &mut Criterion) {
         bench.bench_function(id("process a removal"), |b| {
             b.iter_batched_ref(
                 || cell.member.clone(),
-                |member| member.process(&[], &removed.commit, &keys).unwrap(),
+                |member| member.process(&[], &removed.commit, &keys, &[]).unwrap(),
                 BatchSize::SmallInput,
             );
         });
@@ -123,13 +124,13 @@ fn cells(c: &mut Criterion) {
         bench.bench_function(id("process an add of 8"), |b| {
             b.iter_batched_ref(
                 || cell.member.clone(),
-                |member| member.process(&[], &added.commit, &keys).unwrap(),
+                |member| member.process(&[], &added.commit, &keys, &[]).unwrap(),
                 BatchSize::SmallInput,
             );
         });
 
         bench.bench_function(id("join"), |b| {
-            b.iter(|| MemberCell::join(&cell.context, &cell.joiner, &cell.welcome, &keys).unwrap());
+            b.iter(|| MemberCell::join(&cell.context, &cell.joiner, &cell.welcome, &keys, &[]).unwrap().0);
         });
 
         let snapshot = cell.manager.snapshot();

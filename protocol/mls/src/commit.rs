@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use fleetkey_wire::{CellEpoch, DeviceId};
+use fleetkey_wire::{CellEpoch, DeviceId, Psk};
 use openmls::group::{CreateCommitError, MlsGroup};
 use openmls::prelude::{CommitBuilder, Complete, LeafNodeIndex, MlsMessageOut, Proposal};
 use openmls_traits::OpenMlsProvider as _;
@@ -15,6 +15,7 @@ use crate::batch::{Batch, Candidate};
 use crate::error::{LocalError, Refused};
 use crate::manager::{ManagedCell, Seat};
 use crate::provider::Provider;
+use crate::psk;
 use crate::signer::{LeafSigner, MlsSigner};
 use crate::state::EpochKeys;
 use crate::welcome::split;
@@ -30,6 +31,8 @@ pub struct Changes {
     pub updates: Vec<(DeviceId, Vec<u8>)>,
     /// Renew the coordinator's path even where nothing else asks for it. Removals and updates always do.
     pub force_path: bool,
+    /// The group's pre-shared key: mixed into the keys of the epoch whenever anybody is added.
+    pub psk: Option<Psk>,
 }
 
 /// A device to add.
@@ -82,6 +85,7 @@ pub(crate) fn commit(
     changes: Changes,
 ) -> Result<CommitOutcome, LocalError> {
     let provider = Provider::over(&cell.state.slots);
+    psk::hold(&provider, changes.psk.as_slice())?;
     let mut group = cell.state.load(&provider)?;
     check_signer(&group, signer)?;
     let Batch { leaving, mut candidates, mut dropped } = Batch::of(cell, &provider, &mut group, &changes)?;
@@ -90,7 +94,10 @@ pub(crate) fn commit(
     }
 
     let removed = leaving.values().map(|seat| LeafNodeIndex::new(seat.leaf)).collect();
-    let mut attempt = Attempt { provider: &provider, group, signer, removed, force_path: changes.force_path };
+    let suite = cell.state.suite;
+    let psk = changes.psk.as_ref().map(|psk| psk::proposal(&provider, psk, suite)).transpose()?;
+    let mut attempt =
+        Attempt { provider: &provider, group, signer, removed, force_path: changes.force_path, psk };
     let bundle = match attempt.build(&candidates) {
         Ok(complete) => complete.stage_commit(&provider),
         Err(_) => {
@@ -142,6 +149,7 @@ struct Attempt<'a> {
     signer: &'a LeafSigner,
     removed: Vec<LeafNodeIndex>,
     force_path: bool,
+    psk: Option<Proposal>,
 }
 
 impl Attempt<'_> {
@@ -158,12 +166,14 @@ impl Attempt<'_> {
                 Candidate::Update { proposal, .. } => covered.push(proposal.proposal_reference_ref().clone()),
             }
         }
+        let psk = self.psk.clone().filter(|_| !packages.is_empty());
         self.group
             .commit_builder()
             .consume_proposal_store(true)
             .force_self_update(self.force_path)
             .propose_removals(self.removed.iter().copied())
             .propose_adds(packages)
+            .add_proposals(psk)
             .load_psks(self.provider.storage())?
             .create_group_info(false)
             .use_ratchet_tree_extension(true)
@@ -256,8 +266,14 @@ mod tests {
         let cell = ManagedCell::create(context, Suite::Aes128Gcm, &signer).unwrap();
         let provider = Provider::over(&cell.state.slots);
         let group = cell.state.load(&provider).unwrap();
-        let mut attempt =
-            Attempt { provider: &provider, group, signer: &signer, removed: Vec::new(), force_path: false };
+        let mut attempt = Attempt {
+            provider: &provider,
+            group,
+            signer: &signer,
+            removed: Vec::new(),
+            force_path: false,
+            psk: None,
+        };
         // Two key packages under one signature key, which the checks of a batch would have seen.
         let candidates = vec![join(&cell, 1), join(&cell, 2), join(&cell, 1), join(&cell, 3)];
         assert!(attempt.build(&candidates).is_err());

@@ -1,7 +1,7 @@
 //! What can go wrong, sorted by whose fault it is, and named after what it was.
 
 use fleetkey_wire::error::Named;
-use fleetkey_wire::{CellEpoch, CellId, DeviceId, Suite};
+use fleetkey_wire::{CellEpoch, CellId, DeviceId, PskId, Suite};
 
 /// Why an operation on a cell did not happen. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -131,9 +131,27 @@ pub enum Refused {
     /// Both sides disagree on the epoch that the commit leads to.
     #[error("the confirmation tag is wrong")]
     WrongConfirmationTag,
-    /// The cell asks for a pre-shared key.
-    #[error("the cell asks for a pre-shared key, which is not supported")]
+    /// Pre-shared keys of a kind, or in a number, that no cell has.
+    #[error("the cell asks for pre-shared keys other than one external one with a name of ours")]
     PreSharedKey,
+    /// The cell's keys depend on a pre-shared key that is not held for its group.
+    #[error("the group asks for pre-shared key {psk}, which this device does not hold for it")]
+    PskMissing {
+        /// The key asked for.
+        psk: PskId,
+    },
+    /// It lets somebody in, and the cell's keys would not depend on the pre-shared key that is held for its group.
+    #[error("{what} does not use the pre-shared key that this device holds for the group")]
+    PskNotUsed {
+        /// What was sent.
+        what: &'static str,
+    },
+    /// It names a pre-shared key that is held, and does not open with it.
+    #[error("the Welcome names pre-shared key {psk}, and was made with another secret, or damaged")]
+    PskWrong {
+        /// The key that it names.
+        psk: PskId,
+    },
     /// The group context carries an extension; a cell has none.
     #[error("the group context carries extensions, and a cell has none")]
     GroupContextExtensions,
@@ -257,6 +275,9 @@ impl Named for Refused {
             Self::MissingPath => "missing_path",
             Self::WrongConfirmationTag => "wrong_confirmation_tag",
             Self::PreSharedKey => "pre_shared_key",
+            Self::PskMissing { .. } => "psk_missing",
+            Self::PskNotUsed { .. } => "psk_not_used",
+            Self::PskWrong { .. } => "psk_wrong",
             Self::GroupContextExtensions => "group_context_extensions",
             Self::NotSplit { .. } => "not_split",
             Self::OtherKeyPackage => "other_key_package",

@@ -19,6 +19,7 @@ mod manager;
 mod member;
 mod message;
 mod provider;
+mod psk;
 mod signer;
 mod slots;
 mod snapshot;

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use fleetkey_wire::keys::Kek;
-use fleetkey_wire::{CellEpoch, DeviceId, Suite};
+use fleetkey_wire::{CellEpoch, DeviceId, Psk, PskId, Suite};
 use openmls::group::{MlsGroup, StagedCommit};
 use openmls::prelude::{
     LeafNodeParameters, ProcessedMessageContent, Proposal, ProposalOrRefType, QueuedProposal, Sender,
@@ -17,8 +17,9 @@ use zeroize::Zeroizing;
 use crate::context::CellContext;
 use crate::error::{LocalError, MlsError, Refused};
 use crate::leaf::coordinator_credential;
-use crate::message::{Content, MAX_COVERED_UPDATES, private_message, proposal_name, refusal};
+use crate::message::{Content, MAX_COVERED_UPDATES, lacking, private_message, proposal_name, refusal};
 use crate::provider::Provider;
+use crate::psk;
 use crate::signer::{LeafSigner, MlsSigner};
 use crate::snapshot::{Reader, Writer};
 use crate::state::{CellState, EpochKeys};
@@ -41,6 +42,8 @@ pub enum Processed {
     Advanced {
         /// The epoch.
         epoch: CellEpoch,
+        /// The pre-shared key that its keys depend on from here on, where the commit let somebody in with one.
+        psk: Option<PskId>,
     },
     /// The device is no longer in the cell, which has not changed: it is good for nothing but to be deleted.
     Removed,
@@ -73,12 +76,14 @@ impl MemberCell {
     /// Follows a commit, with the Update proposals that came in its frame.
     ///
     /// Only a commit by a leaf whose signature key is one of `coordinator_keys` counts, and only one that adds,
-    /// removes, and covers updates which keep their sender's identity. On an error nothing has changed.
+    /// removes, and covers updates which keep their sender's identity. `psks` are the pre-shared keys held for the group:
+    /// where there are any, a commit that adds must use one of them. On an error nothing has changed.
     pub fn process(
         &mut self,
         covered_updates: &[Vec<u8>],
         commit: &[u8],
         coordinator_keys: &[[u8; 32]],
+        psks: &[Psk],
     ) -> Result<Processed, MlsError> {
         let message = private_message(Content::Commit, commit, self.state.context.cell, self.epoch())?;
         if covered_updates.len() > MAX_COVERED_UPDATES {
@@ -86,11 +91,16 @@ impl MemberCell {
             return Err(Refused::TooManyUpdates { got, max }.into());
         }
         let provider = Provider::over(&self.state.slots);
+        psk::hold(&provider, psks)?;
         let mut group = self.state.load(&provider)?;
         self.take_in_updates(&provider, &mut group, covered_updates)?;
 
-        let processed =
-            group.process_message(&provider, message).map_err(|error| refusal(Content::Commit, error))?;
+        let processed = group.process_message(&provider, message).map_err(|error| {
+            match refusal(Content::Commit, error) {
+                MlsError::Refused(Refused::PreSharedKey) => lacking(&provider).into(),
+                other @ (MlsError::Refused(_) | MlsError::Local(_)) => other,
+            }
+        })?;
         let sender = processed.sender().clone();
         let staged = match processed.into_content() {
             ProcessedMessageContent::StagedCommitMessage(staged) => *staged,
@@ -105,11 +115,18 @@ impl MemberCell {
             }
         };
         check_committer(&group, &sender, coordinator_keys)?;
-        self.check_proposals(&staged, covered_updates.len())?;
+        let asked = check_proposals(&staged, covered_updates.len())?;
         self.check_path(&staged, &sender, coordinator_keys)?;
         if staged.self_removed() {
+            // Whoever is out computes no epoch, and so has used no pre-shared key.
             return Ok(Processed::Removed);
         }
+        let psk = match asked {
+            Some(asked) => {
+                psk::check_used(Content::Commit.name(), asked, provider.storage().used_psk(), psks)?
+            }
+            None => None,
+        };
 
         provider.storage().record();
         group.merge_staged_commit(&provider, staged).map_err(|error| failed("following a commit", &error))?;
@@ -119,7 +136,7 @@ impl MemberCell {
         self.state.slots.forget_own_updates();
         self.state.keys = keys;
         self.outstanding_update = None;
-        Ok(Processed::Advanced { epoch: self.epoch() })
+        Ok(Processed::Advanced { epoch: self.epoch(), psk })
     }
 
     /// An Update proposal (an MLSMessage) that renews this device's leaf once a commit covers it. One is
@@ -219,30 +236,6 @@ impl MemberCell {
         Ok(())
     }
 
-    /// Whether the commit does nothing but add, remove, and cover the updates that came with it.
-    fn check_proposals(&self, staged: &StagedCommit, updates: usize) -> Result<(), Refused> {
-        let mut covered = 0;
-        for queued in staged.queued_proposals() {
-            match (queued.proposal(), queued.proposal_or_ref_type()) {
-                (Proposal::Add(_) | Proposal::Remove(_), ProposalOrRefType::Proposal) => {}
-                (Proposal::Update(_), ProposalOrRefType::Reference) => covered += 1,
-                (Proposal::PreSharedKey(_), _) => return Err(Refused::PreSharedKey),
-                (
-                    other @ (Proposal::Add(_)
-                    | Proposal::Remove(_)
-                    | Proposal::Update(_)
-                    | Proposal::ReInit(_)
-                    | Proposal::ExternalInit(_)
-                    | Proposal::GroupContextExtensions(_)
-                    | Proposal::SelfRemove
-                    | Proposal::Custom(_)),
-                    _,
-                ) => return Err(Refused::ForbiddenProposal { proposal: proposal_name(other) }),
-            }
-        }
-        if covered == updates { Ok(()) } else { Err(Refused::UncoveredUpdate { got: updates, covered }) }
-    }
-
     /// Whether the committer's new leaf is still a coordinator's.
     fn check_path(
         &self,
@@ -269,6 +262,40 @@ impl fmt::Debug for MemberCell {
             .field("device", &self.device)
             .field("epoch", &self.epoch())
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether the commit does nothing but add, remove, and cover the updates that came with it; and asks for no pre-shared key
+/// where it adds nobody. Where it does add, for how many it asks.
+fn check_proposals(staged: &StagedCommit, updates: usize) -> Result<Option<usize>, Refused> {
+    let (mut covered, mut adds, mut asked) = (0, 0, 0);
+    for queued in staged.queued_proposals() {
+        match (queued.proposal(), queued.proposal_or_ref_type()) {
+            (Proposal::Add(_), ProposalOrRefType::Proposal) => adds += 1,
+            (Proposal::Remove(_), ProposalOrRefType::Proposal) => {}
+            (Proposal::Update(_), ProposalOrRefType::Reference) => covered += 1,
+            (Proposal::PreSharedKey(_), ProposalOrRefType::Proposal) => asked += 1,
+            (
+                other @ (Proposal::Add(_)
+                | Proposal::Remove(_)
+                | Proposal::Update(_)
+                | Proposal::PreSharedKey(_)
+                | Proposal::ReInit(_)
+                | Proposal::ExternalInit(_)
+                | Proposal::GroupContextExtensions(_)
+                | Proposal::SelfRemove
+                | Proposal::Custom(_)),
+                _,
+            ) => return Err(Refused::ForbiddenProposal { proposal: proposal_name(other) }),
+        }
+    }
+    if covered != updates {
+        return Err(Refused::UncoveredUpdate { got: updates, covered });
+    }
+    match (adds, asked) {
+        (0, 0) => Ok(None),
+        (0, _) => Err(Refused::ForbiddenProposal { proposal: "psk" }),
+        (_, _) => Ok(Some(asked)),
     }
 }
 

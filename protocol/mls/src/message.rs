@@ -9,9 +9,11 @@ use openmls::group::{
 use openmls::prelude::{
     ContentType, MlsMessageBodyIn, MlsMessageIn, PrivateMessageIn, Proposal, ProtocolMessage,
 };
+use openmls_traits::OpenMlsProvider as _;
 use tls_codec::Deserialize as _;
 
 use crate::error::{LocalError, MlsError, Refused};
+use crate::provider::Provider;
 use crate::slots::SlotError;
 
 /// No commit is longer, in bytes: a removal at 1,024 members, twice the largest cell and more, takes 86 KB.
@@ -158,6 +160,11 @@ pub(crate) fn refusal(content: Content, error: ProcessMessageError<SlotError>) -
         | ProcessMessageError::UnauthorizedExternalCommitMessage
         | ProcessMessageError::UnsupportedProposalType) => invalid(other.to_string()),
     }
+}
+
+/// Which pre-shared key openmls did not find.
+pub(crate) fn lacking(provider: &Provider<'_>) -> Refused {
+    provider.storage().lacked_psk().map_or(Refused::PreSharedKey, |psk| Refused::PskMissing { psk })
 }
 
 /// The cell's stored state does not decode.

@@ -29,6 +29,8 @@ pub(crate) enum Slot {
     EncryptionKeyPair = 13,
     QueuedProposal = 14,
     KeyPackage = 15,
+    /// Held for the length of one operation, and never stored.
+    Psk = 16,
 }
 
 impl Slot {

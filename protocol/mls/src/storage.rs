@@ -5,23 +5,48 @@
 //! (a whole pending tree among it) need not even be encoded.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 use openmls_traits::storage::{CURRENT_VERSION, StorageProvider, traits};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::slots::{Changes, Key, Slot, SlotError, Slots, decode, encode, key};
+use fleetkey_wire::PskId;
+
+use crate::psk::id_of;
+use crate::slots::{Changes, Key, Slot, SlotError, Slots, Value, decode, encode, key};
 
 /// One operation's view of a group's slots.
 pub(crate) struct Storage<'a> {
     slots: &'a Slots,
     changes: RefCell<Changes>,
     recording: Cell<bool>,
+    /// Pre-shared keys: given to each operation anew, and part of no change.
+    psks: RefCell<BTreeMap<Key, Value>>,
+    lacked_psk: RefCell<Option<Key>>,
+    used_psk: RefCell<Option<Key>>,
 }
 
 impl<'a> Storage<'a> {
     pub(crate) fn over(slots: &'a Slots) -> Self {
-        Self { slots, changes: RefCell::default(), recording: Cell::new(false) }
+        Self {
+            slots,
+            changes: RefCell::default(),
+            recording: Cell::new(false),
+            psks: RefCell::default(),
+            lacked_psk: RefCell::default(),
+            used_psk: RefCell::default(),
+        }
+    }
+
+    /// The external pre-shared key that openmls has asked for and that is not held.
+    pub(crate) fn lacked_psk(&self) -> Option<PskId> {
+        named_by(&self.lacked_psk)
+    }
+
+    /// The external pre-shared key that openmls has asked for last and been given.
+    pub(crate) fn used_psk(&self) -> Option<PskId> {
+        named_by(&self.used_psk)
     }
 
     /// From here on, writes count.
@@ -74,6 +99,11 @@ impl<'a> Storage<'a> {
             .map(|value| decode(slot, value))
             .collect()
     }
+}
+
+fn named_by(key: &RefCell<Option<Key>>) -> Option<PskId> {
+    let key = key.borrow();
+    decode(Slot::Psk, key.as_ref()?.get(1..)?).ok().and_then(|psk| id_of(&psk))
 }
 
 /// The key of a slot that a group has one of. The group's id is left out: a [`Storage`] holds one group.
@@ -322,7 +352,7 @@ impl StorageProvider<CURRENT_VERSION> for Storage<'_> {
         Ok(())
     }
 
-    // Signature keys stay with their owner, and pre-shared keys are not used: neither is ever stored here.
+    // Signature keys stay with their owner, and are never stored here.
 
     fn write_signature_key_pair<
         Public: traits::SignaturePublicKey<CURRENT_VERSION>,
@@ -354,20 +384,32 @@ impl StorageProvider<CURRENT_VERSION> for Storage<'_> {
 
     fn write_psk<Id: traits::PskId<CURRENT_VERSION>, Bundle: traits::PskBundle<CURRENT_VERSION>>(
         &self,
-        _: &Id,
-        _: &Bundle,
+        id: &Id,
+        bundle: &Bundle,
     ) -> Result<(), SlotError> {
+        self.psks.borrow_mut().insert(key(Slot::Psk, id)?, encode(Slot::Psk, bundle)?);
         Ok(())
     }
 
     fn psk<Bundle: traits::PskBundle<CURRENT_VERSION>, Id: traits::PskId<CURRENT_VERSION>>(
         &self,
-        _: &Id,
+        id: &Id,
     ) -> Result<Option<Bundle>, SlotError> {
-        Ok(None)
+        let key = key(Slot::Psk, id)?;
+        match self.psks.borrow().get(&key) {
+            Some(held) => {
+                self.used_psk.replace(Some(key.clone()));
+                decode(Slot::Psk, held).map(Some)
+            }
+            None => {
+                self.lacked_psk.replace(Some(key));
+                Ok(None)
+            }
+        }
     }
 
-    fn delete_psk<Id: traits::PskId<CURRENT_VERSION>>(&self, _: &Id) -> Result<(), SlotError> {
+    fn delete_psk<Id: traits::PskId<CURRENT_VERSION>>(&self, id: &Id) -> Result<(), SlotError> {
+        self.psks.borrow_mut().remove(&key(Slot::Psk, id)?);
         Ok(())
     }
 }

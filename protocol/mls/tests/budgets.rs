@@ -38,21 +38,26 @@ fn costs(suite: Suite, members: usize) -> Costs {
     // One device is enough to measure a device.
     let (watcher, private) = (ids[members / 2], privates.swap_remove(members / 2));
     let welcome = &committed.welcomes[&watcher];
-    let mut cell = MemberCell::join(&world.context, &private, welcome, &keys).unwrap();
+    let mut cell = MemberCell::join(&world.context, &private, welcome, &keys, &[]).unwrap().0;
     world.cells.insert(watcher, cell.clone());
 
     let update = world.update_of(watcher);
     let member_with_update = world.cells[&watcher].snapshot().len();
     let covered = world.commit(Changes { updates: vec![(watcher, update.clone())], ..Changes::default() });
-    world.cells.get_mut(&watcher).unwrap().process(&covered.covered_updates, &covered.commit, &keys).unwrap();
+    world
+        .cells
+        .get_mut(&watcher)
+        .unwrap()
+        .process(&covered.covered_updates, &covered.commit, &keys, &[])
+        .unwrap();
     refuse_to_grow(&world.cells[&watcher], &cell);
     cell = world.cells[&watcher].clone();
 
     let removed = world.commit(Changes { remove: vec![ids[0]], ..Changes::default() });
-    cell.process(&[], &removed.commit, &keys).unwrap();
+    cell.process(&[], &removed.commit, &keys, &[]).unwrap();
     let (add, _) = world.package(ids[0]);
     let added = world.commit(Changes { add: vec![add], ..Changes::default() });
-    cell.process(&[], &added.commit, &keys).unwrap();
+    cell.process(&[], &added.commit, &keys, &[]).unwrap();
     let welcome = added.welcomes[&ids[0]].len();
     let costs = Costs {
         manager: world.manager.snapshot().len(),

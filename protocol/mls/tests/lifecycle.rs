@@ -39,9 +39,9 @@ fn removed_devices_do_not_reach_the_new_epoch() {
         let next = world.commit(Changes { force_path: true, ..Changes::default() });
         for cell in &mut recorded {
             let keys = world.coordinator.public_key();
-            assert_eq!(cell.process(&[], &committed.commit, &[keys]), Ok(Processed::Removed));
+            assert_eq!(cell.process(&[], &committed.commit, &[keys], &[]), Ok(Processed::Removed));
             assert_ne!(cell.kek(), world.manager.kek());
-            let why = refused(cell.process(&[], &next.commit, &[keys]));
+            let why = refused(cell.process(&[], &next.commit, &[keys], &[]));
             assert_eq!(why, Refused::WrongEpoch { got: next.epoch_before, current: committed.epoch_before });
         }
     });
@@ -98,7 +98,7 @@ fn an_update_renews_the_devices_keys() {
     // Who copied the device's state before cannot follow, for want of the new leaf's private key.
     let mut stolen = stolen;
     let keys = world.keys();
-    refused(stolen.process(&committed.covered_updates, &committed.commit, &keys));
+    refused(stolen.process(&committed.covered_updates, &committed.commit, &keys, &[]));
     assert_ne!(stolen.kek(), world.manager.kek());
 }
 
@@ -112,7 +112,7 @@ fn a_joiner_knows_no_earlier_epoch() {
     let keys = world.keys();
     let cell = world.cells.get_mut(&late).unwrap();
     assert_ne!(cell.kek(), before);
-    let why = refused(cell.process(&[], &earlier.commit, &keys));
+    let why = refused(cell.process(&[], &earlier.commit, &keys, &[]));
     assert_eq!(why, Refused::WrongEpoch { got: earlier.epoch_before, current: cell.epoch() });
 }
 
@@ -188,9 +188,9 @@ fn every_device_gets_a_welcome_of_its_own() {
     for (id, private) in ids.iter().zip(&privates) {
         let welcome = &committed.welcomes[id];
         assert_eq!(welcome_key_package_ref(welcome), Ok(private.reference()));
-        MemberCell::join(&world.context, private, welcome, &world.keys()).unwrap();
+        MemberCell::join(&world.context, private, welcome, &world.keys(), &[]).unwrap().0;
         for other in privates.iter().filter(|other| other.reference() != private.reference()) {
-            let why = refused(MemberCell::join(&world.context, other, welcome, &world.keys()));
+            let why = refused(MemberCell::join(&world.context, other, welcome, &world.keys(), &[]));
             assert_eq!(why, Refused::OtherKeyPackage);
         }
     }

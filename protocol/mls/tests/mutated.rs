@@ -61,13 +61,13 @@ static HONEST: LazyLock<Honest> = LazyLock::new(|| {
 /// Refused, for the sender's fault, and the cell as it was.
 fn assert_commit_refused(updates: &[Vec<u8>], commit: &[u8]) {
     let mut cell = HONEST.member.clone();
-    let result = cell.process(updates, commit, &HONEST.keys);
+    let result = cell.process(updates, commit, &HONEST.keys, &[]);
     assert!(matches!(result, Err(MlsError::Refused(_))), "{result:?}");
     assert_eq!(cell.snapshot(), HONEST.member.snapshot());
 }
 
 fn assert_welcome_refused(welcome: &[u8]) {
-    let result = MemberCell::join(&HONEST.context, &HONEST.joiner, welcome, &HONEST.keys);
+    let result = MemberCell::join(&HONEST.context, &HONEST.joiner, welcome, &HONEST.keys, &[]);
     assert!(matches!(result, Err(MlsError::Refused(_))), "{result:?}");
 }
 
@@ -109,8 +109,9 @@ fn damaged(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 fn the_honest_messages_are_accepted() {
     // What the tests below damage is worth something undamaged.
     let mut cell = HONEST.member.clone();
-    cell.process(std::slice::from_ref(&HONEST.update), &HONEST.commit, &HONEST.keys).unwrap();
-    let joined = MemberCell::join(&HONEST.context, &HONEST.joiner, &HONEST.welcome, &HONEST.keys).unwrap();
+    cell.process(std::slice::from_ref(&HONEST.update), &HONEST.commit, &HONEST.keys, &[]).unwrap();
+    let joined =
+        MemberCell::join(&HONEST.context, &HONEST.joiner, &HONEST.welcome, &HONEST.keys, &[]).unwrap().0;
     assert_eq!(joined.kek(), cell.kek());
     HONEST.manager.check_update(HONEST.updater, &HONEST.update).unwrap();
 }

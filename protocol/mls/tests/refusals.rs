@@ -22,7 +22,7 @@ fn with_rogue(suite: Suite, count: usize) -> (World, Rogue) {
     let committed = world.commit(Changes { add: vec![rogue.package()], ..Changes::default() });
     let keys = world.keys();
     for cell in world.cells.values_mut() {
-        cell.process(&[], &committed.commit, &keys).unwrap();
+        cell.process(&[], &committed.commit, &keys, &[]).unwrap();
     }
     rogue.join(&committed.welcomes[&rogue.device_id()]);
     assert_eq!(rogue.authenticator8(), world.manager.epoch_authenticator8());
@@ -37,7 +37,7 @@ fn under_rogue_coordinator() -> (Rogue, Device, MemberCell, [[u8; 32]; 1]) {
     let (add, private) = device.package(Suite::Aes128Gcm);
     let (_, welcome) = coordinator.add(&[&add.key_package]);
     let keys = [coordinator.key.public()];
-    let cell = MemberCell::join(&context, &private, &welcome, &keys).unwrap();
+    let cell = MemberCell::join(&context, &private, &welcome, &keys, &[]).unwrap().0;
     (coordinator, device, cell, keys)
 }
 
@@ -66,13 +66,13 @@ fn a_member_that_is_not_the_coordinator_moves_nobody() {
         let commit = rogue.stage(Vec::new());
         let keys = world.keys();
         for cell in world.cells.values_mut() {
-            let why = unchanged(cell, |cell| cell.process(&[], &commit, &keys));
+            let why = unchanged(cell, |cell| cell.process(&[], &commit, &keys, &[]));
             assert_eq!(why, Refused::NotTheCoordinator { what: "a commit", leaf });
         }
         // The refused commit has used up nothing: the coordinator goes on.
         let committed = world.commit(Changes { force_path: true, ..Changes::default() });
         for cell in world.cells.values_mut() {
-            cell.process(&[], &committed.commit, &keys).unwrap();
+            cell.process(&[], &committed.commit, &keys, &[]).unwrap();
         }
     }
 }
@@ -84,8 +84,8 @@ fn a_commit_counts_once() {
     let commit = world.commit(Changes { force_path: true, ..Changes::default() });
     let keys = world.keys();
     let cell = world.cells.get_mut(&id).unwrap();
-    cell.process(&[], &commit.commit, &keys).unwrap();
-    let why = unchanged(cell, |cell| cell.process(&[], &commit.commit, &keys));
+    cell.process(&[], &commit.commit, &keys, &[]).unwrap();
+    let why = unchanged(cell, |cell| cell.process(&[], &commit.commit, &keys, &[]));
     assert_eq!(why, Refused::WrongEpoch { got: commit.epoch_before, current: commit.epoch });
 }
 
@@ -98,7 +98,7 @@ fn a_commit_that_skips_an_epoch_is_refused_by_both_epochs() {
     let keys = world.keys();
     let cell = world.cells.get_mut(&id).unwrap();
     let current = cell.epoch();
-    let why = unchanged(cell, |cell| cell.process(&[], &second.commit, &keys));
+    let why = unchanged(cell, |cell| cell.process(&[], &second.commit, &keys, &[]));
     assert_eq!(why, Refused::WrongEpoch { got: current.next(), current });
 }
 
@@ -109,7 +109,7 @@ fn a_commit_for_another_cell_is_refused() {
     let commit = there.commit(Changes { force_path: true, ..Changes::default() });
     let keys = there.keys();
     for cell in here.cells.values_mut() {
-        let why = unchanged(cell, |cell| cell.process(&[], &commit.commit, &keys));
+        let why = unchanged(cell, |cell| cell.process(&[], &commit.commit, &keys, &[]));
         let (expected, got) = (here.context.cell, Some(there.context.cell));
         assert_eq!(why, Refused::WrongCell { expected, got });
     }
@@ -127,7 +127,7 @@ fn a_commit_of_a_cell_with_the_same_id_and_other_keys_is_refused() {
     let commit = copy.commit(Changes { force_path: true, ..Changes::default() });
     let keys = copy.keys();
     for cell in here.cells.values_mut() {
-        let why = unchanged(cell, |cell| cell.process(&[], &commit.commit, &keys));
+        let why = unchanged(cell, |cell| cell.process(&[], &commit.commit, &keys, &[]));
         assert!(matches!(why, Refused::Undecryptable { .. }), "{why:?}");
     }
 }
@@ -157,13 +157,13 @@ fn only_commits_are_taken_for_commits() {
         (group_info, "a group info"),
         (welcome, "a Welcome"),
     ] {
-        let why = unchanged(cell, |cell| cell.process(&[], &bytes, &keys));
+        let why = unchanged(cell, |cell| cell.process(&[], &bytes, &keys, &[]));
         assert_eq!(why, Refused::WrongKind { expected: "a commit", got });
     }
-    let why = unchanged(cell, |cell| cell.process(&[], b"", &keys));
+    let why = unchanged(cell, |cell| cell.process(&[], b"", &keys, &[]));
     assert_eq!(why, Refused::Malformed { what: "a commit" });
     let (bytes, max) = (fleetkey_mls::MAX_COMMIT_BYTES + 1, fleetkey_mls::MAX_COMMIT_BYTES);
-    let why = unchanged(cell, |cell| cell.process(&[], &vec![0; bytes], &keys));
+    let why = unchanged(cell, |cell| cell.process(&[], &vec![0; bytes], &keys, &[]));
     assert_eq!(why, Refused::TooLarge { what: "a commit", bytes, max });
 }
 
@@ -203,7 +203,7 @@ fn a_public_commit_and_an_external_join_are_refused() {
 
     for cell in world.cells.values_mut() {
         for commit in [&in_the_clear, &external] {
-            let why = unchanged(cell, |cell| cell.process(&[], commit, &keys));
+            let why = unchanged(cell, |cell| cell.process(&[], commit, &keys, &[]));
             assert_eq!(why, Refused::WrongKind { expected: "a commit", got: "a public message" });
         }
     }
@@ -233,38 +233,13 @@ fn even_the_coordinator_may_only_add_remove_and_cover_updates() {
         group.clear_pending_commit(provider.storage()).unwrap();
         commit
     };
-    let why = unchanged(&mut cell, |cell| cell.process(&[], &commit, &keys));
+    let why = unchanged(&mut cell, |cell| cell.process(&[], &commit, &keys, &[]));
     assert_eq!(why, Refused::ForbiddenProposal { proposal: "group_context_extensions" });
 
     // The same coordinator within the rules is followed.
     let commit = coordinator.commit(Vec::new());
-    cell.process(&[], &commit, &keys).unwrap();
+    cell.process(&[], &commit, &keys, &[]).unwrap();
     assert_eq!(cell.epoch_authenticator8(), coordinator.authenticator8());
-}
-
-#[test]
-fn a_pre_shared_key_is_refused() {
-    use openmls::schedule::{ExternalPsk, PreSharedKeyId, Psk};
-    let (mut coordinator, _, mut cell, keys) = under_rogue_coordinator();
-    let Rogue { provider, key, group, suite, .. } = &mut coordinator;
-    let psk = Psk::External(ExternalPsk::new(vec![1; 16]));
-    let id = PreSharedKeyId::new(*suite, provider.rand(), psk).unwrap();
-    id.store(provider, &[7; 32]).unwrap();
-    let proposal = Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(id)));
-    let bundle = group
-        .as_mut()
-        .unwrap()
-        .commit_builder()
-        .add_proposal(proposal)
-        .load_psks(provider.storage())
-        .unwrap()
-        .build(provider.rand(), provider.crypto(), key, |_| true)
-        .unwrap()
-        .stage_commit(provider)
-        .unwrap();
-    let commit = bundle.into_commit().to_bytes().unwrap();
-    let why = unchanged(&mut cell, |cell| cell.process(&[], &commit, &keys));
-    assert_eq!(why, Refused::PreSharedKey);
 }
 
 #[test]
@@ -281,7 +256,7 @@ fn the_coordinator_may_not_slip_another_identity_into_its_own_leaf() {
         .into_commit()
         .to_bytes()
         .unwrap();
-    let why = unchanged(&mut cell, |cell| cell.process(&[], &commit, &keys));
+    let why = unchanged(&mut cell, |cell| cell.process(&[], &commit, &keys, &[]));
     assert_eq!(why, Refused::IdentityChanged { leaf: 0 });
 }
 
@@ -306,13 +281,13 @@ fn an_update_under_a_foreign_key_is_refused_by_manager_and_member() {
         let (mut coordinator, _, mut cell, keys) = under_rogue_coordinator();
         let mut rogue = Rogue::device(Suite::Aes128Gcm);
         let (commit, welcome) = coordinator.add(&[&rogue.package().key_package]);
-        cell.process(&[], &commit, &keys).unwrap();
+        cell.process(&[], &commit, &keys, &[]).unwrap();
         rogue.join(&welcome);
         let leaf = rogue.group().own_leaf_index().u32();
         let update = if other_identity { rogue.update_as(&[9; 16]) } else { rogue.update(Some(&Key::new())) };
         coordinator.take_in(&update);
         let commit = coordinator.commit(Vec::new());
-        let why = unchanged(&mut cell, |cell| cell.process(&[update], &commit, &keys));
+        let why = unchanged(&mut cell, |cell| cell.process(&[update], &commit, &keys, &[]));
         assert_eq!(why, Refused::IdentityChanged { leaf });
     }
 }
@@ -328,12 +303,12 @@ fn a_commit_comes_with_exactly_the_updates_it_covers() {
     let keys = world.keys();
     for id in &ids {
         let cell = world.cells.get_mut(id).unwrap();
-        let why = unchanged(cell, |cell| cell.process(&[], &committed.commit, &keys));
+        let why = unchanged(cell, |cell| cell.process(&[], &committed.commit, &keys, &[]));
         assert_eq!(why, Refused::MissingProposal, "even our own must have come along");
         let both = [first.clone(), second.clone()];
-        let why = unchanged(cell, |cell| cell.process(&both, &committed.commit, &keys));
+        let why = unchanged(cell, |cell| cell.process(&both, &committed.commit, &keys, &[]));
         assert_eq!(why, Refused::UncoveredUpdate { got: 2, covered: 1 });
-        cell.process(&committed.covered_updates, &committed.commit, &keys).unwrap();
+        cell.process(&committed.covered_updates, &committed.commit, &keys, &[]).unwrap();
     }
     world.assert_agreed();
 }
@@ -381,7 +356,7 @@ fn other_proposals_are_no_updates() {
     let committed = world.commit(Changes { force_path: true, ..Changes::default() });
     let keys = world.keys();
     let cell = world.cells.values_mut().next().unwrap();
-    let why = unchanged(cell, |cell| cell.process(&[removal], &committed.commit, &keys));
+    let why = unchanged(cell, |cell| cell.process(&[removal], &committed.commit, &keys, &[]));
     assert_eq!(why, Refused::ForbiddenProposal { proposal: "remove" });
 }
 
@@ -729,22 +704,22 @@ fn a_failed_join_leaves_the_key_package_usable() {
 
     let mut damaged = welcome.clone();
     *damaged.last_mut().unwrap() ^= 1;
-    refused(MemberCell::join(&world.context, &private, &damaged, &keys));
+    refused(MemberCell::join(&world.context, &private, &damaged, &keys, &[]));
     let not_the_coordinator = [common::signer().public_key()];
-    let why = refused(MemberCell::join(&world.context, &private, welcome, &not_the_coordinator));
+    let why = refused(MemberCell::join(&world.context, &private, welcome, &not_the_coordinator, &[]));
     assert_eq!(why, Refused::NotTheCoordinator { what: "a Welcome", leaf: 0 });
     let mut elsewhere = world.context;
     elsewhere.cell = CellId::random(&mut OsRng);
-    let why = refused(MemberCell::join(&elsewhere, &private, welcome, &keys));
+    let why = refused(MemberCell::join(&elsewhere, &private, welcome, &keys, &[]));
     assert_eq!(why, Refused::WrongCell { expected: elsewhere.cell, got: Some(world.context.cell) });
     let mut other_fleet = world.context;
     other_fleet.fleet = context().fleet;
-    let why = refused(MemberCell::join(&other_fleet, &private, welcome, &keys));
+    let why = refused(MemberCell::join(&other_fleet, &private, welcome, &keys, &[]));
     assert_eq!(why, Refused::NotTheCoordinator { what: "a Welcome", leaf: 0 });
 
     assert_eq!(private.to_bytes(), stored);
     let private = fleetkey_mls::PrivateKeyPackage::from_bytes(&stored).unwrap();
-    let cell = MemberCell::join(&world.context, &private, welcome, &keys).unwrap();
+    let cell = MemberCell::join(&world.context, &private, welcome, &keys, &[]).unwrap().0;
     assert_eq!(cell.kek(), world.manager.kek());
 }
 
@@ -755,7 +730,7 @@ fn a_member_can_not_welcome_anybody() {
     let (add, private) = device.package(Suite::Aes128Gcm);
     let (_, welcome) = rogue.add(&[&add.key_package]);
     let leaf = rogue.group().own_leaf_index().u32();
-    let why = refused(MemberCell::join(&world.context, &private, &welcome, &world.keys()));
+    let why = refused(MemberCell::join(&world.context, &private, &welcome, &world.keys(), &[]));
     assert_eq!(why, Refused::NotTheCoordinator { what: "a Welcome", leaf });
 }
 
@@ -767,7 +742,7 @@ fn a_welcome_for_several_devices_is_refused() {
     let (second, _) = Device::new().package(Suite::Aes128Gcm);
     let (_, welcome) = coordinator.add(&[&first.key_package, &second.key_package]);
     let keys = [coordinator.key.public()];
-    let why = refused(MemberCell::join(&context, &private, &welcome, &keys));
+    let why = refused(MemberCell::join(&context, &private, &welcome, &keys, &[]));
     assert_eq!(why, Refused::NotSplit { entries: 2 });
     assert_eq!(welcome_key_package_ref(&welcome), Err(Refused::NotSplit { entries: 2 }));
 }
@@ -790,7 +765,7 @@ fn a_cell_with_group_context_extensions_is_not_joined() {
     let (add, private) = Device::new().package(Suite::Aes128Gcm);
     let (_, welcome) = coordinator.add(&[&add.key_package]);
     let keys = [coordinator.key.public()];
-    let why = refused(MemberCell::join(&context, &private, &welcome, &keys));
+    let why = refused(MemberCell::join(&context, &private, &welcome, &keys, &[]));
     assert_eq!(why, Refused::GroupContextExtensions);
 }
 
@@ -805,7 +780,7 @@ fn a_welcome_without_the_tree_is_refused() {
     let (add, private) = Device::new().package(Suite::Aes128Gcm);
     let (_, welcome) = coordinator.add(&[&add.key_package]);
     let keys = [coordinator.key.public()];
-    let why = refused(MemberCell::join(&context, &private, &welcome, &keys));
+    let why = refused(MemberCell::join(&context, &private, &welcome, &keys, &[]));
     assert_eq!(why, Refused::MissingTree);
 }
 
@@ -873,7 +848,7 @@ fn a_removed_device_is_told_and_its_cell_stays_where_it_was() {
     let cell = world.cells.get_mut(&id).unwrap();
     let before = cell.snapshot();
     for _ in 0..2 {
-        assert_eq!(cell.process(&[], &committed.commit, &keys), Ok(Processed::Removed));
+        assert_eq!(cell.process(&[], &committed.commit, &keys, &[]), Ok(Processed::Removed));
     }
     assert_eq!(cell.snapshot(), before);
     assert_eq!(cell.epoch(), CellEpoch(committed.epoch.0 - 1));

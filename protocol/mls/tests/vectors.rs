@@ -49,7 +49,7 @@ fn what_version_1_stored_is_restored_and_goes_on() {
         let mut manager = ManagedCell::restore(&read(suite, "manager")).unwrap();
         let private = PrivateKeyPackage::from_bytes(&read(suite, "key-package")).unwrap();
         let mut member = MemberCell::restore(&read(suite, "member")).unwrap();
-        let joined = MemberCell::join(&context(), &private, &read(suite, "welcome"), &keys).unwrap();
+        let joined = MemberCell::join(&context(), &private, &read(suite, "welcome"), &keys, &[]).unwrap().0;
 
         assert_eq!(*manager.context(), context());
         assert_eq!(manager.suite(), suite);
@@ -61,14 +61,14 @@ fn what_version_1_stored_is_restored_and_goes_on() {
         assert_eq!(member.device(), device().id);
         let update = read(suite, "update");
         assert_eq!(member.propose_update(&device().signer).unwrap(), update);
-        member.process(&[update], &read(suite, "commit"), &keys).unwrap();
+        member.process(&[update], &read(suite, "commit"), &keys, &[]).unwrap();
         assert_eq!(member.kek().as_bytes().as_slice(), read(suite, "kek-after-commit"));
 
         // And the stored manager still manages.
         let changes = Changes { remove: vec![device().id], ..Changes::default() };
         let committed = manager.commit(&coordinator, changes).unwrap().committed.unwrap();
         let mut member = joined;
-        assert_eq!(member.process(&[], &committed.commit, &keys), Ok(Processed::Removed));
+        assert_eq!(member.process(&[], &committed.commit, &keys, &[]), Ok(Processed::Removed));
     }
 }
 
@@ -84,7 +84,7 @@ fn write_the_vectors_of_this_version() {
         let changes = Changes { add: vec![add, other], ..Changes::default() };
         let committed = manager.commit(&coordinator, changes).unwrap().committed.unwrap();
         let welcome = &committed.welcomes[&device().id];
-        let mut member = MemberCell::join(&context(), &private, welcome, &keys).unwrap();
+        let mut member = MemberCell::join(&context(), &private, welcome, &keys, &[]).unwrap().0;
         let update = member.propose_update(&device().signer).unwrap();
         write(suite, "manager", &manager.snapshot());
         write(suite, "kek", manager.kek().as_bytes());

@@ -96,6 +96,11 @@ id!(
     CellId,
     "cell"
 );
+id!(
+    /// Names an external pre-shared key. It follows from the secret ([`crate::psk`]), so no two ever share one.
+    PskId,
+    "pre-shared key"
+);
 
 /// Names a group's key: an incarnation and a counter, compared in that order; only ever grows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

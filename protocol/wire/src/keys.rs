@@ -66,6 +66,10 @@ secret!(
     Pairwise
 );
 secret!(
+    /// 32 random bytes that devices of a group are given by hand, and that MLS mixes into their cells' keys.
+    Psk
+);
+secret!(
     /// Authenticates frames on a device's topics.
     LinkKey
 );

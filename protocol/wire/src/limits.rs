@@ -20,6 +20,8 @@ pub const MAX_KEY_PACKAGE_BYTES: usize = 2 * 1024;
 pub const MAX_KEY_PACKAGES: usize = 8;
 /// Cells a device may be in, and so a hello may name.
 pub const MAX_CELLS_PER_DEVICE: usize = 32;
+/// External pre-shared keys that a device may hold, and so name: a former and a next one for each group.
+pub const MAX_PSKS_PER_DEVICE: usize = 64;
 /// Statements (each with its wrap) in one Welcome: the live secrets of a group in rotation.
 pub const MAX_WELCOME_STATEMENTS: usize = 4;
 /// A group's name, in bytes.

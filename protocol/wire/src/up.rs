@@ -3,10 +3,10 @@
 use crate::cbor::{self, Items};
 use crate::confirm::CONFIRM_MAC_BYTES;
 use crate::error::BadFrame;
-use crate::ids::{CellEpoch, CellId, Generation, GroupId, KeyEpoch};
+use crate::ids::{CellEpoch, CellId, Generation, GroupId, ID_BYTES, KeyEpoch, PskId};
 use crate::limits::{
-    MAX_CELLS_PER_DEVICE, MAX_KEY_PACKAGE_BYTES, MAX_KEY_PACKAGES, MAX_STATEMENT_BYTES, MAX_UP_FRAME_BYTES,
-    MAX_UPDATE_BYTES,
+    MAX_CELLS_PER_DEVICE, MAX_KEY_PACKAGE_BYTES, MAX_KEY_PACKAGES, MAX_PSKS_PER_DEVICE, MAX_STATEMENT_BYTES,
+    MAX_UP_FRAME_BYTES, MAX_UPDATE_BYTES,
 };
 use crate::statement::ShortDigest;
 use crate::suite::Suite;
@@ -85,6 +85,11 @@ pub enum UpBody {
         /// COSE_Sign1.
         statement: Vec<u8>,
     },
+    /// The external pre-shared keys that the device holds, all of them: it joins no group that asks for another.
+    Psks {
+        /// Their names.
+        held: Vec<PskId>,
+    },
 }
 
 impl UpBody {
@@ -97,6 +102,7 @@ impl UpBody {
             Self::Update { .. } => "update",
             Self::Leave { .. } => "leave",
             Self::Evidence { .. } => "evidence",
+            Self::Psks { .. } => "psks",
         }
     }
 
@@ -128,6 +134,10 @@ impl UpBody {
             ],
             Self::Leave { group } => vec![cbor::uint(4u8), cbor::bytes(group.as_bytes())],
             Self::Evidence { statement } => vec![cbor::uint(5u8), cbor::bytes(statement)],
+            Self::Psks { held } => {
+                let held = held.iter().map(|id| cbor::bytes(id.as_bytes())).collect();
+                vec![cbor::uint(6u8), ciborium::Value::Array(held)]
+            }
         })
     }
 
@@ -162,6 +172,7 @@ impl UpBody {
             },
             4 => Self::Leave { group: GroupId::from_bytes(items.fixed("group")?) },
             5 => Self::Evidence { statement: items.bytes("statement", MAX_STATEMENT_BYTES)? },
+            6 => Self::Psks { held: read_psks(&mut items)? },
             kind => return Err(BadFrame::UnknownKind { what: WHAT, kind }),
         };
         items.end(WHAT)?;
@@ -175,6 +186,14 @@ pub(crate) fn read_suite(items: &mut Items) -> Result<Suite, BadFrame> {
         .ok()
         .and_then(Suite::from_code)
         .ok_or(BadFrame::UnknownKind { what: "suite", kind: code })
+}
+
+fn read_psks(items: &mut Items) -> Result<Vec<PskId>, BadFrame> {
+    const FIELD: &str = "pre-shared keys";
+    let read =
+        |id: Vec<u8>| id.try_into().map(PskId::from_bytes).map_err(|_| BadFrame::Shape { field: FIELD });
+    let ids = items.list_of_bytes(FIELD, MAX_PSKS_PER_DEVICE, ID_BYTES)?;
+    ids.into_iter().map(read).collect()
 }
 
 fn hello_cell(cell: &HelloCell) -> ciborium::Value {

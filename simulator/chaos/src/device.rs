@@ -10,6 +10,7 @@ use crate::dice::Dice;
 use crate::disk::DeviceDisk;
 use crate::fleet::Clock;
 use crate::model::{Holding, Rule};
+use crate::operator::group_name;
 use crate::rogue::Rogue;
 use crate::world::{Due, Runner, World};
 
@@ -159,10 +160,30 @@ impl World {
                 }
             }
         }
+        if !self.give_psks(runner) {
+            self.devices[runner].mind = Mind::Agent(None);
+            self.after(10_000, Due::DeviceStarts { runner, life });
+            return;
+        }
         // What was stored counts, also where its process died before it knew.
         self.check_device(runner);
         self.schedule_device(runner);
         self.connect_soon(runner, 0);
+    }
+
+    /// Gives a device the pre-shared keys of the groups that it may come into, as whoever sets it up does. Whether they are
+    /// stored.
+    fn give_psks(&mut self, runner: Runner) -> bool {
+        let psks = (0..self.groups.len()).filter_map(|group| Some((group_name(group), self.psk_of(group)?)));
+        for (group, psk) in psks.collect::<Vec<_>>() {
+            let device = &mut self.devices[runner];
+            let Mind::Agent(Some(keeper)) = &mut device.mind else { return true };
+            let input = Input::AddPsk { group: &group, psk: &psk };
+            if !matches!(keeper.handle(input, device.clock.now(self.time), device.dice.rng()), Ok(Ok(_))) {
+                return false;
+            }
+        }
+        true
     }
 
     /// The process of a device ends, as in a crash.

@@ -7,7 +7,7 @@ use fleetkey_coordinator_core::restore::{Restoring, Revocation};
 use fleetkey_coordinator_core::{
     CommandError, Coordinator, MemoryStore, OnJoin, Policy, Standing, Store as _, Writer,
 };
-use fleetkey_wire::{DeviceId, GroupId, Now};
+use fleetkey_wire::{DeviceId, GroupId, Now, Psk};
 use rand_core::CryptoRngCore;
 
 use crate::device::Device;
@@ -24,7 +24,8 @@ const REACTION_MILLISECONDS: u64 = 300_000;
 /// What the operator wants to have done.
 #[derive(Debug, Clone)]
 pub(crate) enum Order {
-    CreateGroup { number: usize, policy: Policy },
+    CreateGroup { number: usize, policy: Policy, psk: Option<Psk> },
+    InstallPsk { group: usize, psk: Psk },
     Enroll { runner: Runner },
     Add { group: usize, devices: Vec<DeviceId> },
     Evict { group: usize, device: DeviceId },
@@ -247,7 +248,11 @@ impl World {
             self.groups[number] =
                 present.groups.iter().find(|group| group.name == name).map(|group| group.id);
             if self.groups[number].is_none() {
-                orders.push(Order::CreateGroup { number, policy: self.operator.policies[number] });
+                let (policy, psk) = (self.operator.policies[number], self.psk_of(number));
+                orders.push(Order::CreateGroup { number, policy, psk });
+            } else if let Some(psk) = self.psk_of(number) {
+                // A backup does not hold it.
+                orders.push(Order::InstallPsk { group: number, psk });
             }
             let wanted = self.operator.wanted.get(&number).cloned().unwrap_or_default();
             let in_it = |membership: &&fleetkey_coordinator_core::backup::Membership| {
@@ -328,7 +333,8 @@ impl World {
             let policy = draw_policy(&mut dice, self.profile.is_plain);
             self.groups.push(None);
             self.operator.policies.push(policy);
-            self.order(Order::CreateGroup { number, policy });
+            let psk = self.psk_of(number);
+            self.order(Order::CreateGroup { number, policy, psk });
         }
         let mut members: Vec<Vec<DeviceId>> = vec![Vec::new(); groups];
         for number in 0..devices {
@@ -347,6 +353,14 @@ impl World {
             self.operator.wanted.insert(group, devices.iter().copied().collect());
             self.order(Order::Add { group, devices });
         }
+    }
+}
+
+impl World {
+    /// The pre-shared key of a group, in a world where it asks for one.
+    pub(crate) fn psk_of(&self, group: usize) -> Option<Psk> {
+        let is_guarded = self.profile.is_guarded && group == 0;
+        is_guarded.then(|| Psk::random(Dice::of(self.seed, "psk", group as u64).rng()))
     }
 }
 
@@ -383,12 +397,18 @@ fn give(
     let unknown = || CommandError::UnknownGroup(GroupId::from_bytes([0; 16]));
     let group_of = |number: usize| groups.get(number).copied().flatten().ok_or_else(unknown);
     match order {
-        Order::CreateGroup { number, policy } => {
+        Order::CreateGroup { number, policy, psk } => {
             let name = group_name(*number);
-            match coordinator.find_group(&name) {
-                Some(group) => Ok(Some(group)),
-                None => coordinator.create_group(&name, *policy, now, rng).map(Some),
+            match (coordinator.find_group(&name), psk) {
+                (Some(group), _) => Ok(Some(group)),
+                (None, Some(psk)) => {
+                    coordinator.create_guarded_group(&name, *policy, psk.clone(), now, rng).map(Some)
+                }
+                (None, None) => coordinator.create_group(&name, *policy, now, rng).map(Some),
             }
+        }
+        Order::InstallPsk { group, psk } => {
+            coordinator.set_psk(group_of(*group)?, psk.clone(), now).map(|_| None)
         }
         Order::Enroll { runner } => {
             let device = &devices[*runner];

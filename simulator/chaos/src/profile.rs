@@ -39,6 +39,9 @@ pub struct Profile {
     pub power_cuts: u64,
     /// Whether there is one group with the default policy; or several, with policies drawn from the seed.
     pub is_plain: bool,
+    /// Whether the first group asks for an external pre-shared key, which devices are given at each start, and the
+    /// coordinator after each restore.
+    pub is_guarded: bool,
     /// Of a hundred worlds, in so many a copy of the coordinator runs beside it, or its disk is rolled back.
     pub copies_percent: u64,
     /// Of a thousand messages, so many are lost.
@@ -51,8 +54,8 @@ pub struct Profile {
 
 impl Profile {
     /// Every profile, from calm to hell.
-    pub fn all() -> [Self; 5] {
-        [calm(), rough(), storm(), hell(), power_cut()]
+    pub fn all() -> [Self; 6] {
+        [calm(), rough(), storm(), hell(), power_cut(), guarded()]
     }
 
     /// The profile of this name.
@@ -81,6 +84,7 @@ fn calm() -> Profile {
         restores_percent: 0,
         power_cuts: 0,
         is_plain: false,
+        is_guarded: false,
         copies_percent: 0,
         lost_per_mille: 0,
         doubled_per_mille: 0,
@@ -146,6 +150,11 @@ fn hell() -> Profile {
         copies_percent: 25,
         ..storm()
     }
+}
+
+/// The same for a group with a pre-shared key.
+fn guarded() -> Profile {
+    Profile { name: "guarded", is_guarded: true, ..hell() }
 }
 
 /// The power of the whole fleet fails, and comes back at once.

@@ -79,13 +79,15 @@ pub enum Kind {
     Quarantined,
     /// Something is said to have happened later than now.
     FutureStamp,
+    /// A group asks for a pre-shared key whose secret is not here.
+    PskNotInstalled,
     /// This database was made from a backup.
     Restored,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::UnreadableRow,
         Self::MetaMissing,
         Self::OrphanedRow,
@@ -110,13 +112,16 @@ impl Kind {
         Self::Superseded,
         Self::Quarantined,
         Self::FutureStamp,
+        Self::PskNotInstalled,
         Self::Restored,
     ];
 
     /// How grave it is.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::Superseded | Self::Quarantined | Self::FutureStamp => Severity::Attention,
+            Self::Superseded | Self::Quarantined | Self::FutureStamp | Self::PskNotInstalled => {
+                Severity::Attention
+            }
             Self::Restored => Severity::Notice,
             Self::UnreadableRow
             | Self::MetaMissing
@@ -170,6 +175,7 @@ impl Kind {
                 "it asked to join afresh too often, as a clone beside its original does; it is not served"
             }
             Self::FutureStamp => "the clock was set back, or ran ahead: deadlines are counted from now on",
+            Self::PskNotInstalled => "no device can be added to the group, and none can come back",
             Self::Restored => "members come in anew, and devices enrolled after the backup are not known",
         }
     }
@@ -187,6 +193,9 @@ impl Kind {
                 "look at the device; then `fleetkey device release NAME`, or `fleetkey revoke NAME`"
             }
             Self::FutureStamp => "check the host's clock; nothing to mend here",
+            Self::PskNotInstalled => {
+                "install the key that the devices hold: `fleetkey group psk GROUP FILE`; a new one, if it is lost"
+            }
             Self::Restored => "nothing; `fleetkey status` shows who is not back",
             Self::LeafWithoutMember | Self::WrongLeafKey | Self::RevokedPresent | Self::TwoCommitments => {
                 "stop the coordinator and run `fleetkey restore --in-place`: it makes every cell and every key anew"
@@ -239,6 +248,7 @@ impl Named for Kind {
             Self::Superseded => "superseded",
             Self::Quarantined => "quarantined",
             Self::FutureStamp => "future_stamp",
+            Self::PskNotInstalled => "psk_not_installed",
             Self::Restored => "restored",
         }
     }

@@ -8,8 +8,8 @@ use super::Examination;
 use super::finding::Kind;
 use crate::records::{
     AuditRecord, CellRecord, CertificateRecord, ClaimRecord, CommitRecord, DeviceRecord, GroupRecord,
-    IssuedRecord, KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, OutboxRecord, Record, RequestRecord,
-    WelcomeRecord,
+    IssuedRecord, KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, OutboxRecord, PskRecord, Record,
+    RequestRecord, WelcomeRecord,
 };
 use crate::store::{Store, StoreError};
 
@@ -20,6 +20,7 @@ pub(super) struct Tables {
     pub(super) devices: BTreeMap<DeviceId, DeviceRecord>,
     pub(super) groups: BTreeMap<GroupId, GroupRecord>,
     pub(super) keys: BTreeMap<GroupId, BTreeMap<KeyEpoch, KeyRecord>>,
+    pub(super) psks: BTreeMap<GroupId, PskRecord>,
     pub(super) members: BTreeMap<(GroupId, DeviceId), MemberRecord>,
     pub(super) cells: BTreeMap<CellId, CellRecord>,
     pub(super) commits: BTreeMap<CellId, Vec<CommitRecord>>,
@@ -36,6 +37,7 @@ impl Tables {
             meta: records(store, found)?,
             devices: by(records(store, found)?, |device: &DeviceRecord| device.id),
             groups: by(records(store, found)?, |group: &GroupRecord| group.id),
+            psks: by(records(store, found)?, |psk: &PskRecord| psk.group),
             members: by(records(store, found)?, |member: &MemberRecord| (member.group, member.device)),
             cells: by(records(store, found)?, |cell: &CellRecord| cell.id),
             welcomes: records(store, found)?,

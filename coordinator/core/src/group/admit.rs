@@ -103,6 +103,14 @@ impl Group {
         if !device.may_join() || (member.record.place != Place::Wanted && !is_lost) {
             return;
         }
+        if self.is_lacked_by(device) {
+            self.ready.remove(&id);
+            self.afresh.remove(&id);
+            if self.lacking.insert(id) {
+                self.ask_again = Some(AskAgain::after(now, ASK_AGAIN_MILLISECONDS));
+            }
+            return;
+        }
         if device.stock_of(suite) == 0 {
             device.refill(context, suite, now);
             if self.lacking.insert(id) {
@@ -119,8 +127,8 @@ impl Group {
         self.window_until.get_or_insert(now.mono.plus(window));
     }
 
-    /// Asks those again that owe a key package: the request, or the answer, may be lost. Those not heard since this
-    /// start are asked to say hello.
+    /// Asks those again that owe a key package, or lack the pre-shared key as far as is known: the request, or the answer,
+    /// may be lost. Those not heard since this start are asked to say hello.
     pub(super) fn ask_again_on_time(&mut self, context: &mut Context, devices: &mut Devices, now: Now) {
         let Some(ask) = self.ask_again.take_if(|ask| ask.at <= now.mono) else { return };
         let suite = self.record.policy.suite;
@@ -134,7 +142,12 @@ impl Group {
             let Some(device) = devices.get_mut(device).filter(|device| device.may_join()) else { continue };
             if device.heard.is_none() {
                 device.nudge(context, &DownBody::HelloAgain, now);
-            } else if device.is_online(context, now) {
+            } else if !device.is_online(context, now) {
+                // It says hello when it is back.
+            } else if self.is_lacked_by(device) {
+                // What it holds is said with each hello, and may have been lost.
+                device.nudge(context, &DownBody::RequestHello, now);
+            } else {
                 device.refill(context, suite, now);
             }
         }
@@ -152,7 +165,7 @@ impl Group {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) {
-        if context.is_superseded() {
+        if context.is_superseded() || self.awaits_psk() {
             self.window_until = None;
         }
         if self.window_until.is_none_or(|until| now.mono < until) {

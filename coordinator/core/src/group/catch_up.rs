@@ -186,6 +186,12 @@ impl Group {
             device.nudge(context, &DownBody::RequestHello, now);
             return;
         }
+        if self.is_lacked_by(device) {
+            // It could not use the Welcome, and would be taken for a clone for asking again and again.
+            context.count("lacks_psk");
+            self.set_behind(context, id);
+            return;
+        }
         if !device.lost.contains(&self.record.id) {
             match may_join_afresh(context, device, now) {
                 Verdict::Yes => {}

@@ -121,8 +121,12 @@ impl Group {
         plan: &CellPlan,
         now: Now,
     ) -> Result<Option<Committed>, Failed> {
+        if !plan.add.is_empty() && self.awaits_psk() {
+            return Err(fail(context, "nobody is added without the group's pre-shared key"));
+        }
         let suite = self.record.policy.suite;
         let mut changes = Changes {
+            psk: self.psk().cloned(),
             remove: plan.remove.iter().copied().collect(),
             updates: plan.updates.clone(),
             force_path: plan.force_path,
@@ -379,8 +383,12 @@ impl Group {
     /// A statement is on its way to everybody: waits for those online, and sends again to those who do not answer.
     pub(super) fn take_off(&mut self, context: &mut Context, devices: &Devices, reason: Reason, now: Now) {
         let mut awaited = 0;
+        let psk = self.record.psk;
         for (device, member) in &mut self.members {
-            let is_online = devices.get(device).is_some_and(|device| device.is_online(context, now));
+            // Who lacks the pre-shared key may be stuck in a former epoch: nobody waits for it.
+            let is_online = devices.get(device).is_some_and(|device| {
+                device.is_online(context, now) && psk.is_none_or(|psk| device.psks.contains(&psk))
+            });
             member.is_awaited = is_online && member.cell().is_some();
             awaited += usize::from(member.is_awaited);
         }

@@ -1,16 +1,19 @@
 //! `fleetkey group`, `fleetkey revoke`, `fleetkey rotate`.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use fleetkey_coordinator::api::{DeviceNames, LabelText, MemberList, NewGroup, Revocation};
+use fleetkey_coordinator::api::{DeviceNames, LabelText, MemberList, NewGroup, NewPsk, Revocation};
 use fleetkey_coordinator::when;
 use fleetkey_coordinator_core::{OnJoin, Policy};
 use fleetkey_wire::Suite;
+use fleetkey_wire::psk::PskText;
 use serde_json::Value;
 
 use super::client::{Client, segment};
+use super::psk::read_psk;
 use super::show;
 use super::wait::{Goal, WaitOptions};
 
@@ -36,6 +39,7 @@ pub(crate) enum GroupCommand {
         /// KEY=VALUE,KEY=VALUE: all of them must be there; "" for nobody.
         labels: String,
     },
+    Psk(SetPsk),
     Add(Add),
     Remove(Remove),
     Rekey(Rekey),
@@ -54,6 +58,9 @@ pub(crate) struct Create {
     /// Devices with these labels belong in it: those that are enrolled now, and those that are enrolled later.
     #[arg(long, value_name = "KEY=VALUE,...")]
     select: Option<String>,
+    /// A file with the pre-shared key that its devices hold (`fleetkey psk generate FILE`): nobody comes in without it.
+    #[arg(long, value_name = "FILE")]
+    psk: Option<PathBuf>,
     /// Devices in a cell, 8 to 256 [default: 64].
     #[arg(long, value_name = "N")]
     cell_capacity: Option<u16>,
@@ -81,6 +88,25 @@ pub(crate) struct Create {
     /// What a join does to the key: `rekey`, or `next` to leave it to the next rotation [default: rekey].
     #[arg(long, value_name = "WHAT", value_parser = parse_on_join)]
     on_join: Option<OnJoin>,
+}
+
+/// Give a group its next pre-shared key, or the same one again after a restore.
+///
+/// From then on nobody comes in with the former one. Give the devices the next one before: those that lack it stay in the
+/// group until the next device joins their cell, and wait then until they have it. A group that was created without a
+/// pre-shared key cannot be given one.
+#[derive(Debug, Args)]
+#[command(after_help = "Example, with the device's side:
+  fleetkey psk generate pumps-2.psk
+  fleetkey-agent --config pump-1/agent.toml psk add --group pumps pumps-2.psk     on every device
+  fleetkey group psk pumps pumps-2.psk
+  fleetkey group members pumps                                               who lacks it")]
+pub(crate) struct SetPsk {
+    /// Name or UUID.
+    group: String,
+    /// A file with 64 hexadecimal digits, readable by its owner alone.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
 }
 
 /// Put devices into a group. Offline devices come in when they are back.
@@ -153,8 +179,10 @@ impl GroupCommand {
     pub(crate) fn run(self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
         match self {
             Self::Create(create) => {
+                let psk = create.psk.as_deref().map(read_psk).transpose()?.map(PskText);
                 let policy = create.policy();
-                let new = NewGroup { name: create.name, policy, select: create.select.unwrap_or_default() };
+                let select = create.select.unwrap_or_default();
+                let new = NewGroup { name: create.name, policy, select, psk };
                 print(&client.post("/v1/groups", &new)?, json, out)
             }
             Self::List => {
@@ -172,6 +200,11 @@ impl GroupCommand {
             }
             Self::Select { group, labels } => {
                 let answer = client.post(&path(&group, "/select"), &LabelText { labels })?;
+                if json { show::json(out, &answer) } else { show::group(out, &answer["group"]) }
+            }
+            Self::Psk(SetPsk { group, file }) => {
+                let psk = PskText(read_psk(&file)?);
+                let answer = client.post(&path(&group, "/psk"), &NewPsk { psk })?;
                 if json { show::json(out, &answer) } else { show::group(out, &answer["group"]) }
             }
             Self::Add(Add { group, devices, wait }) => {

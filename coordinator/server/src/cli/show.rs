@@ -113,6 +113,7 @@ pub(crate) fn group(out: &mut impl Write, group: &Value) -> anyhow::Result<()> {
         number(group, "stragglers_online")
     )?;
     writeln!(out, "behind     {}", behind(&group["behind"]))?;
+    psk(out, group)?;
     writeln!(
         out,
         "cells      {} of at most {} devices, {}",
@@ -131,6 +132,21 @@ fn deadline_of(deadline: &Value) -> String {
     }
     let kept = outcome.get("kept").map(|kept| format!("kept at {}", time(kept, "unix_seconds")));
     format!("{key_epoch} by {until}: {}", kept.as_deref().unwrap_or("open"))
+}
+
+/// The pre-shared key that a group asks for.
+fn psk(out: &mut impl Write, group: &Value) -> anyhow::Result<()> {
+    let psk = &group["psk"];
+    if psk.is_null() {
+        return Ok(());
+    }
+    let lacking = count(number(psk, "lacking"), "device");
+    writeln!(out, "psk        {}, {lacking} not known to hold it", text(psk, "id"))?;
+    if psk["installed"] == false {
+        writeln!(out, "           NOT INSTALLED here, as after a restore: nobody can come in. Install it:")?;
+        writeln!(out, "           fleetkey group psk {} FILE", text(group, "name"))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn status(out: &mut impl Write, answer: &Value) -> anyhow::Result<()> {
@@ -218,6 +234,7 @@ fn behind(behind: &Value) -> String {
     let causes = [
         ("unconfirmed", "sent and not confirmed"),
         ("coming_in", "coming in"),
+        ("lacks_psk", "without the group's pre-shared key"),
         ("asked_for_key_packages", "asked for key packages"),
         ("offline", "offline"),
         ("never_heard", "not heard since the start"),
@@ -335,7 +352,8 @@ fn place(member: &MembershipView) -> String {
 }
 
 fn holds_newest(member: &MembershipView) -> String {
-    if member.holds_newest { "held" } else { "-" }.into()
+    let held = if member.holds_newest { "held" } else { "-" };
+    if member.lacks_psk { format!("{held}, lacks the group's pre-shared key") } else { held.into() }
 }
 
 fn confirmed(group: &Value) -> String {

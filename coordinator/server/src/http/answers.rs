@@ -148,6 +148,8 @@ fn status_of(refused: &CommandError) -> StatusCode {
         | CommandError::NotAMember { .. }
         | CommandError::TooManyGroups(_)
         | CommandError::NotQuarantined(_)
+        | CommandError::NoPskGroup(_)
+        | CommandError::PskInUse { .. }
         | CommandError::RotationUnderWay(_)
         | CommandError::OtherKey(_)
         | CommandError::KeyInUse { .. }

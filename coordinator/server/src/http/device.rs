@@ -166,5 +166,7 @@ pub(super) fn membership(coordinator: &Coordinator, member: &MemberRecord, now: 
         confirmed_unix_seconds: member.confirmed_unix_seconds,
         holds_newest: group.is_some_and(|group| member.confirmed >= group.last_issued),
         online: coordinator.is_online(member.device, now),
+        lacks_psk: coordinator.is_online(member.device, now)
+            && coordinator.lacks_psk(member.group, member.device),
     }
 }

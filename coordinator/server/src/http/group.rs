@@ -5,12 +5,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use fleetkey_coordinator_core::{Coordinator, GroupStatus};
 use fleetkey_wire::GroupId;
+use fleetkey_wire::psk::PskText;
 use rand_core::CryptoRngCore;
 
 use super::answers::{ApiError, Body, Name};
 use super::device;
 use super::{Api, Shared};
-use crate::api::{Added, DeviceNames, GroupList, LabelText, MemberList, NewGroup, Rekeyed};
+use crate::api::{Added, DeviceNames, GroupList, LabelText, MemberList, NewGroup, NewPsk, PskSet, Rekeyed};
 
 pub(super) async fn list(State(api): Shared) -> Result<Json<GroupList>, ApiError> {
     let mut groups = api.service.group_statuses().await?;
@@ -20,11 +21,14 @@ pub(super) async fn list(State(api): Shared) -> Result<Json<GroupList>, ApiError
 
 pub(super) async fn create(
     State(api): Shared,
-    Body(NewGroup { name, policy, select }): Body<NewGroup>,
+    Body(NewGroup { name, policy, select, psk }): Body<NewGroup>,
 ) -> Result<(StatusCode, Json<GroupStatus>), ApiError> {
     let selector = super::enrolment::read_labels(&select)?;
     let create = move |coordinator: &mut Coordinator, now, rng: &mut dyn CryptoRngCore| {
-        let id = coordinator.create_group(&name, policy, now, rng)?;
+        let id = match psk {
+            None => coordinator.create_group(&name, policy, now, rng)?,
+            Some(PskText(psk)) => coordinator.create_guarded_group(&name, policy, psk, now, rng)?,
+        };
         if !selector.is_empty() {
             coordinator.select_members(id, Some(selector), now, rng)?;
         }
@@ -87,6 +91,17 @@ pub(super) async fn select(
         .decide(move |coordinator, now, rng| coordinator.select_members(id, Some(selector), now, rng))
         .await?;
     Ok(Json(Added { added, group: api.service.group_status(id).await? }))
+}
+
+/// Gives a group its next pre-shared key, or the same one again after a restore.
+pub(super) async fn psk(
+    State(api): Shared,
+    Name(name): Name,
+    Body(NewPsk { psk: PskText(psk) }): Body<NewPsk>,
+) -> Result<Json<PskSet>, ApiError> {
+    let id = find(&api, name).await?;
+    let changed = api.service.decide(move |coordinator, now, _| coordinator.set_psk(id, psk, now)).await?;
+    Ok(Json(PskSet { changed, group: api.service.group_status(id).await? }))
 }
 
 pub(super) async fn rekey(State(api): Shared, Name(name): Name) -> Result<Json<Rekeyed>, ApiError> {

@@ -7,7 +7,7 @@ use fleetkey_mls::{
     AddDevice, CellContext, Changes, CommitOutcome, Committed, LeafSigner, ManagedCell, MemberCell, MlsError,
     PrivateKeyPackage, Processed, Refused, make_key_package,
 };
-use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId, Suite};
+use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId, Psk, Suite};
 use rand_core::{OsRng, RngCore};
 
 pub mod forge;
@@ -37,6 +37,8 @@ pub struct World {
     pub manager: ManagedCell,
     pub devices: BTreeMap<DeviceId, Device>,
     pub cells: BTreeMap<DeviceId, MemberCell>,
+    /// What the coordinator adds with, and every device holds.
+    pub psk: Option<Psk>,
 }
 
 impl World {
@@ -44,7 +46,15 @@ impl World {
         let context = context();
         let coordinator = signer();
         let manager = ManagedCell::create(context, suite, &coordinator).unwrap();
-        Self { context, suite, coordinator, manager, devices: BTreeMap::new(), cells: BTreeMap::new() }
+        Self {
+            context,
+            suite,
+            coordinator,
+            manager,
+            devices: BTreeMap::new(),
+            cells: BTreeMap::new(),
+            psk: None,
+        }
     }
 
     /// A cell with `count` devices in it, all of them there.
@@ -75,6 +85,7 @@ impl World {
 
     /// A commit that everything must be in.
     pub fn commit(&mut self, changes: Changes) -> Committed {
+        let changes = Changes { psk: self.psk.clone(), ..changes };
         let CommitOutcome { committed, dropped } = self.manager.commit(&self.coordinator, changes).unwrap();
         assert_eq!(dropped, []);
         committed.unwrap()
@@ -109,12 +120,14 @@ impl World {
     /// Everybody follows, whoever leaves is gone, and joiners join.
     pub fn deliver(&mut self, committed: &Committed, privates: &BTreeMap<DeviceId, PrivateKeyPackage>) {
         let keys = self.keys();
+        let psks = self.psk.as_slice();
+        let psk = self.psk.as_ref().map(Psk::id).filter(|_| !committed.welcomes.is_empty());
         let mut left = Vec::new();
         for (id, cell) in &mut self.cells {
-            let processed = cell.process(&committed.covered_updates, &committed.commit, &keys).unwrap();
+            let processed = cell.process(&committed.covered_updates, &committed.commit, &keys, psks).unwrap();
             let stays = self.manager.contains(*id) && !committed.welcomes.contains_key(id);
             if stays {
-                assert_eq!(processed, Processed::Advanced { epoch: committed.epoch });
+                assert_eq!(processed, Processed::Advanced { epoch: committed.epoch, psk });
             } else {
                 assert_eq!(processed, Processed::Removed);
                 left.push(*id);
@@ -124,7 +137,8 @@ impl World {
             self.cells.remove(&id);
         }
         for (id, welcome) in &committed.welcomes {
-            let cell = MemberCell::join(&self.context, &privates[id], welcome, &keys).unwrap();
+            let (cell, used) = MemberCell::join(&self.context, &privates[id], welcome, &keys, psks).unwrap();
+            assert_eq!(used, psk);
             assert_eq!(cell.device(), *id);
             self.cells.insert(*id, cell);
         }

@@ -137,12 +137,18 @@ impl Rogue {
 
     /// Adds devices by their public key packages, as the coordinator would: commit and one Welcome for all.
     pub fn add(&mut self, packages: &[&[u8]]) -> (Vec<u8>, Vec<u8>) {
+        self.add_with(packages, Vec::new())
+    }
+
+    /// The same, with other proposals in the commit.
+    pub fn add_with(&mut self, packages: &[&[u8]], proposals: Vec<Proposal>) -> (Vec<u8>, Vec<u8>) {
         let packages: Vec<_> = packages.iter().map(|bytes| key_package(&self.provider, bytes)).collect();
         let Self { provider, key, group, .. } = self;
         let group = group.as_mut().unwrap();
         let bundle = group
             .commit_builder()
             .propose_adds(packages)
+            .add_proposals(proposals)
             .load_psks(provider.storage())
             .unwrap()
             .build(provider.rand(), provider.crypto(), key, |_| true)
@@ -152,6 +158,15 @@ impl Rogue {
         let (commit, welcome, _) = bundle.into_messages();
         group.merge_pending_commit(provider).unwrap();
         (commit.to_bytes().unwrap(), welcome.unwrap().to_bytes().unwrap())
+    }
+
+    /// A proposal of an external pre-shared key, under any name.
+    pub fn psk(&self, name: &[u8], secret: &[u8; 32]) -> Proposal {
+        use openmls::schedule::{ExternalPsk, PreSharedKeyId, Psk};
+        let named = Psk::External(ExternalPsk::new(name.to_vec()));
+        let id = PreSharedKeyId::new(self.suite, self.provider.rand(), named).unwrap();
+        id.store(&self.provider, secret).unwrap();
+        Proposal::PreSharedKey(Box::new(PreSharedKeyProposal::new(id)))
     }
 
     /// A commit of `proposals`, staged and merged.

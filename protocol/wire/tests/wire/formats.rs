@@ -7,7 +7,7 @@ use fleetkey_wire::link::{CoordinatorLink, DeviceLink, StartSecret};
 use fleetkey_wire::payload::Sealer;
 use fleetkey_wire::{
     CellEpoch, CellFrame, CommitMessages, Confirmation, DismissReason, DownBody, Filter, Generation, Hello,
-    HelloCell, ShortAuthenticator, Suite, Topic, UpBody, Welcome,
+    HelloCell, PskId, ShortAuthenticator, Suite, Topic, UpBody, Welcome,
 };
 
 use crate::support::*;
@@ -106,6 +106,7 @@ fn up_bodies() -> Vec<UpBody> {
         UpBody::Update { cell: CELL, cell_epoch: CELL_EPOCH, proposal: vec![0xa1; 5] },
         UpBody::Leave { group: GROUP },
         UpBody::Evidence { statement: signed_statement().as_bytes().to_vec() },
+        UpBody::Psks { held: vec![PskId::from_bytes([0xc1; 16]), PskId::from_bytes([0xc2; 16])] },
     ]
 }
 

@@ -180,7 +180,7 @@ fn a_statement_of_an_unknown_version_or_reason_is_refused_by_name() {
 
 #[test]
 fn a_body_of_an_unknown_kind_is_refused_by_name() {
-    for kind in [6, 23, u64::MAX] {
+    for kind in [7, 23, u64::MAX] {
         let body = cbor(vec![kind.into()]);
         assert_eq!(UpBody::decode(&body), Err(BadFrame::UnknownKind { what: "up body", kind }));
     }
@@ -204,6 +204,10 @@ fn lists_are_bounded() {
     assert_eq!(UpBody::decode(&hello).map(drop), too_many("hello cells", MAX_CELLS_PER_DEVICE));
     let packages = cbor(vec![1.into(), 1.into(), empty(MAX_KEY_PACKAGES + 1)]);
     assert_eq!(UpBody::decode(&packages).map(drop), too_many("key packages", MAX_KEY_PACKAGES));
+    let psks = cbor(vec![6.into(), empty(MAX_PSKS_PER_DEVICE + 1)]);
+    assert_eq!(UpBody::decode(&psks).map(drop), too_many("pre-shared keys", MAX_PSKS_PER_DEVICE));
+    let short = cbor(vec![6.into(), Value::Array(vec![Value::Bytes(vec![0; 15])])]);
+    assert_eq!(UpBody::decode(&short), Err(BadFrame::Shape { field: "pre-shared keys" }));
     let chain = cbor(vec![7.into(), empty(MAX_CHAIN + 1)]);
     assert_eq!(DownBody::decode(&chain).map(drop), too_many("certificate chain", MAX_CHAIN));
     let mut covered = vec![1];

@@ -5,7 +5,7 @@ use fleetkey_wire::link::{CoordinatorLink, DeviceLink, OpenedDown, StartSecret};
 use fleetkey_wire::payload::{self, Sealer};
 use fleetkey_wire::{
     CellEpoch, CellFrame, CellId, CommitMessages, Commitment, DeviceId, DismissReason, DownBody, Filter,
-    FleetId, Generation, GroupId, Hello, HelloCell, KeyEpoch, Reason, ShortAuthenticator, ShortDigest,
+    FleetId, Generation, GroupId, Hello, HelloCell, KeyEpoch, PskId, Reason, ShortAuthenticator, ShortDigest,
     SignedStatement, Statement, StatementAndWrap, Suite, Topic, UpBody, Welcome, wrap,
 };
 use proptest::collection::vec;
@@ -72,6 +72,8 @@ fn up_body() -> impl Strategy<Value = UpBody> {
         }),
         group().prop_map(|group| UpBody::Leave { group }),
         bytes(MAX_STATEMENT_BYTES).prop_map(|statement| UpBody::Evidence { statement }),
+        vec(any::<[u8; 16]>().prop_map(PskId::from_bytes), 0..=MAX_PSKS_PER_DEVICE)
+            .prop_map(|held| UpBody::Psks { held }),
     ]
 }
 

@@ -15,8 +15,8 @@ use fleetkey_wire::wrap::{self, WrapContext};
 use fleetkey_wire::{
     CellEpoch, CellFrame, CellId, CommitMessages, Commitment, Confirmation, DeviceId, DismissReason,
     DownBody, FleetId, Generation, GroupId, GroupSecret, Hello, HelloCell, Kek, KeyEpoch, KeyId, Pairwise,
-    Reason, ShortAuthenticator, ShortDigest, SignedStatement, Statement, StatementAndWrap, Suite, UpBody,
-    Welcome,
+    Psk, PskId, Reason, ShortAuthenticator, ShortDigest, SignedStatement, Statement, StatementAndWrap, Suite,
+    UpBody, Welcome,
 };
 use serde_json::{Value, json};
 
@@ -285,6 +285,15 @@ fn confirmations() {
 }
 
 #[test]
+fn psks() {
+    check("psk", |inputs| {
+        let psk = Psk::from_text(inputs.text("file")).unwrap();
+        assert_eq!(hex::encode(psk.as_bytes()), inputs.text("file"));
+        json!({ "id": hex::encode(psk.id().as_bytes()) })
+    });
+}
+
+#[test]
 fn sealed_messages() {
     check("sealed", |inputs| {
         let suite = inputs.suite();
@@ -330,6 +339,13 @@ fn up_body(fields: Fields<'_>) -> UpBody {
         },
         "leave" => UpBody::Leave { group: fields.id("group") },
         "evidence" => UpBody::Evidence { statement: fields.bytes("statement") },
+        "psks" => UpBody::Psks {
+            held: fields
+                .list_of_bytes("held")
+                .into_iter()
+                .map(|id| PskId::from_bytes(id.try_into().unwrap()))
+                .collect(),
+        },
         other => panic!("no up body {other}"),
     };
     assert_eq!(body.name(), fields.text("kind"));
