@@ -51,6 +51,19 @@ crowds DEVICES="10000" SESSIONS="2000" REVOKED="200": binaries
 binaries:
     cargo build --release --locked --bins -p fleetkey-coordinator -p fleetkey-agent -p fleetkey-broker
 
+# One place where bytes come in, fed by libFuzzer (needs cargo-fuzz and a C++ compiler). `just fuzz coordinator 300`
+fuzz TARGET SECONDS="60" *ARGS:
+    mkdir -p fuzz/corpus/{{TARGET}}
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none {{TARGET}} fuzz/corpus/{{TARGET}} tests/fuzzed/corpus/{{TARGET}} -- -max_total_time={{SECONDS}} -timeout=20 -rss_limit_mb=2048 -max_len=8192 -print_final_stats=1 {{ARGS}}
+
+# Every one of them, one after the other; goes on after a finding, and fails at the end.
+fuzz-all SECONDS="60":
+    failed=; for target in $(cargo fuzz list); do just fuzz "$target" {{SECONDS}} || failed="$failed $target"; done; test -z "$failed" || { echo "found something:$failed"; exit 1; }
+
+# Keeps what a fuzzer has reached and the committed corpus had not, and no more of it than that takes.
+fuzz-keep TARGET:
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none {{TARGET}} tests/fuzzed/corpus/{{TARGET}} fuzz/corpus/{{TARGET}} -- -merge=1 -max_len=2048
+
 # Known bugs planted one at a time, and which rule of the simulation finds each. `just mutants 06 11` for some of them.
 mutants *NAMES:
     simulator/chaos/mutants/run.sh {{NAMES}}

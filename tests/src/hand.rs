@@ -3,15 +3,18 @@
 use fleetkey_coordinator_core::UpRefused;
 use fleetkey_identity::IdentityKey;
 use fleetkey_wire::link::{DeviceLink, OpenedDown};
-use fleetkey_wire::{DeviceId, DownBody, Generation, Hello, Pairwise, Topic, UpBody};
+use fleetkey_wire::{DeviceId, DownBody, Generation, GroupId, Hello, Pairwise, Topic, UpBody};
 
 use crate::World;
+use crate::forge::{self, Place, Way};
 
 /// A device played by hand.
 #[derive(Debug)]
 pub struct Hand {
     /// Its id.
     pub id: DeviceId,
+    /// Its key.
+    pub identity: IdentityKey,
     /// What only it and the coordinator share.
     pub pairwise: Pairwise,
     link: DeviceLink,
@@ -42,7 +45,7 @@ impl Hand {
         let pairwise = Pairwise::agree(world.fleet, id, identity.signing_key(), &coordinator)
             .expect("both keys are good");
         let link = DeviceLink::connect(pairwise.link_key(), &mut world.rng);
-        Self { id, pairwise, link }
+        Self { id, identity: identity.clone(), pairwise, link }
     }
 
     /// Connects anew, and says a hello that shows nothing, until the coordinator has answered.
@@ -56,6 +59,26 @@ impl Hand {
     /// The frame that says `body`.
     pub fn frame(&mut self, body: &UpBody) -> Vec<u8> {
         self.link.seal(body).0
+    }
+
+    /// A frame whose body is any bytes, under a good MAC.
+    pub fn frame_of(&mut self, body: &[u8]) -> Vec<u8> {
+        let like = self.frame(&UpBody::Leave { group: GroupId::from_bytes([0; 16]) });
+        let place = Place::of(&like).expect("a frame of our own can be read");
+        forge::link_frame(&self.pairwise.link_key(), Way::Up, &place, body)
+    }
+
+    /// What the coordinator has said to it since it had published `since` messages.
+    pub fn hear(&mut self, world: &World, since: usize) -> Vec<DownBody> {
+        let down = Topic::Down { fleet: world.fleet, device: self.id };
+        let mut heard = Vec::new();
+        for (_, payload) in world.published[since..].iter().filter(|(topic, _)| *topic == down) {
+            match self.link.open(payload) {
+                Ok(OpenedDown::Fresh(body)) => heard.push(body),
+                Ok(OpenedDown::Poke) | Err(_) => {}
+            }
+        }
+        heard
     }
 
     /// Says something, and hears what is answered.
@@ -76,15 +99,7 @@ impl Hand {
         let now = world.now;
         let said = world.coordinator.handle_up(self.id, frame, now, &mut world.rng);
         world.perform();
-        let down = Topic::Down { fleet: world.fleet, device: self.id };
-        let mut heard = Vec::new();
-        for (topic, payload) in world.published[before..].iter().filter(|(topic, _)| *topic == down) {
-            match self.link.open(payload) {
-                Ok(OpenedDown::Fresh(body)) => heard.push(body),
-                Ok(OpenedDown::Poke) | Err(_) => {}
-            }
-            debug_assert_eq!(*topic, down);
-        }
+        let heard = self.hear(world, before);
         said.map(|()| heard)
     }
 }

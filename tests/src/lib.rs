@@ -4,6 +4,7 @@
 //! Nothing in it waits: time passes when a test says so. Deliberately absent: MQTT, TLS, SQLite. Tests on those
 //! run real processes and sockets.
 
+pub mod forge;
 pub mod hand;
 pub mod world;
 

@@ -10,9 +10,11 @@ use fleetkey_coordinator_core::{
     UpRefused,
 };
 use fleetkey_identity::{FleetCa, FleetRoots, IdentityKey, Role, Validity};
-use fleetkey_wire::{DeviceId, FleetId, Generation, GroupId, KeyId, Millis, Now, Topic};
+use fleetkey_wire::{DeviceId, FleetId, Generation, GroupId, KeyId, Millis, Now, Pairwise, Topic};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng};
+
+use crate::forge::{self, Place, Way};
 
 const START_UNIX_SECONDS: u64 = 1_800_000_000;
 
@@ -183,6 +185,24 @@ impl World {
     /// The coordinator's identity key.
     pub fn coordinator_public_key(&self) -> [u8; 32] {
         self.coordinator_identity.public_key()
+    }
+
+    /// The frame that says `body`, any bytes, to a device that was answered on this connection: as if the coordinator
+    /// had said it. `skip` keeps its counter ahead of those before it.
+    ///
+    /// # Panics
+    ///
+    /// When nothing was said to that device yet.
+    pub fn down_frame(&mut self, id: DeviceId, skip: u64, body: &[u8]) -> Vec<u8> {
+        let down = Topic::Down { fleet: self.fleet, device: id };
+        let newest = self.published.iter().rev().find(|(topic, _)| *topic == down);
+        let mut place = newest.and_then(|(_, frame)| Place::of(frame)).expect("it was spoken to");
+        place.counter += skip;
+        let (coordinator, fleet) = (self.coordinator_public_key(), self.fleet);
+        let own = self.peer(id).config.identity.clone();
+        let pairwise =
+            Pairwise::agree(fleet, id, own.signing_key(), &coordinator).expect("both keys are good");
+        forge::link_frame(&pairwise.link_key(), Way::Down, &place, body)
     }
 
     /// The device `id`.

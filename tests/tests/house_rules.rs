@@ -50,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Where everything meets.
-const MEETING_PLACES: &[&str] = &["fleetkey-chaos", "fleetkey-sim", "fleetkey-tests"];
+const MEETING_PLACES: &[&str] = &["fleetkey-chaos", "fleetkey-fuzzed", "fleetkey-sim", "fleetkey-tests"];
 
 /// No I/O, no clock, no entropy: time is an argument, randomness a parameter, storage a trait.
 const CORES: &[&str] =

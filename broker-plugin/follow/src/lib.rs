@@ -52,19 +52,26 @@ pub struct Follower {
 
 /// Why the stream ended.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+pub enum Broken {
+    /// There is none.
     #[error("{0}")]
     Http(#[from] ureq::Error),
+    /// The connection broke.
     #[error("{0}")]
     Read(#[from] io::Error),
+    /// It ended.
     #[error("the coordinator closed the stream")]
     Closed,
+    /// Nothing of it was read on.
     #[error("line of more than {MAX_UPDATE_BYTES} bytes")]
     TooLong,
+    /// A line that says nothing we know.
     #[error("not a policy update: {0}")]
     NotAnUpdate(#[from] serde_json::Error),
+    /// Something was missed.
     #[error(transparent)]
     OutOfStep(#[from] OutOfStep),
+    /// A fault of our own.
     #[error("reading it panicked: see standard error")]
     Panicked,
 }
@@ -154,7 +161,20 @@ fn read_stream(
 ) -> Result<std::convert::Infallible, Broken> {
     let authorization = Zeroizing::new(format!("Bearer {}", *source.token));
     let response = agent.get(&source.url).header("Authorization", authorization.as_str()).call()?;
-    let mut lines = BufReader::new(response.into_body().into_reader());
+    let lines = BufReader::new(response.into_body().into_reader());
+    apply_stream(lines, &source.url, policy, heard)
+}
+
+/// Keeps `policy` as the lines of one stream say, until it ends, which it always does with an error.
+///
+/// # Errors
+/// [`Broken`]. What was applied before stays.
+pub fn apply_stream(
+    mut lines: impl BufRead,
+    url: &str,
+    policy: &PolicyHandle,
+    heard: &LastHeard,
+) -> Result<std::convert::Infallible, Broken> {
     let mut line = Vec::new();
     // A stream begins with a snapshot, whatever was known before.
     let mut has_begun = false;
@@ -177,7 +197,7 @@ fn read_stream(
         if !has_begun {
             has_begun = true;
             gauge!("fleetkey_broker_policy_connected").set(1.0);
-            tracing::info!(url = %source.url, sequence, cells = policy.read().cell_count(), "policy known");
+            tracing::info!(%url, sequence, cells = policy.read().cell_count(), "policy known");
         }
         if line.capacity() > 1024 * 1024 {
             line = Vec::new();

@@ -32,5 +32,7 @@ mod stats;
 pub use broker::Broker;
 pub use config::{BrokerConfig, BrokerError, FanOutKind, Identify, Limits, Listener, QueueLimit};
 pub use fleetkey_policy as policy;
+#[doc(hidden)]
+pub use packet::read_packets;
 pub use rate::RateLimit;
 pub use stats::Stats;

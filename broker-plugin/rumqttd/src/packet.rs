@@ -74,3 +74,35 @@ pub(crate) struct Subscribe<'a> {
     pub(crate) has_identifier: bool,
     pub(crate) filters: Vec<(&'a str, Qos)>,
 }
+
+/// Reads all of `input` as one connection's packets, CONNECT first, as far as they are there and right, and shows each
+/// topic and filter in them; the name of what was refused. It is how bytes are tried on the parser without a connection.
+///
+/// # Errors
+/// The name that the refusal counts under.
+#[doc(hidden)]
+pub fn read_packets(
+    input: &[u8],
+    max_packet_bytes: usize,
+    mut name: impl FnMut(&str),
+) -> Result<usize, &'static str> {
+    let mut version = None;
+    let mut at = 0;
+    while let Some(cut) = frame(&input[at..], max_packet_bytes).map_err(|malformed| malformed.name())? {
+        match version {
+            None => {
+                let connect = read_connect(&cut).map_err(|malformed| malformed.name())?;
+                name(connect.client_id);
+                version = Some(connect.version);
+            }
+            Some(version) => match read_packet(version, &cut).map_err(|malformed| malformed.name())? {
+                Packet::Publish(publish) => name(publish.topic),
+                Packet::Subscribe(subscribe) => subscribe.filters.iter().for_each(|(filter, _)| name(filter)),
+                Packet::Unsubscribe { filters, .. } => filters.into_iter().for_each(&mut name),
+                Packet::PubAck { .. } | Packet::PingReq | Packet::Disconnect => {}
+            },
+        }
+        at += cut.bytes;
+    }
+    Ok(at)
+}

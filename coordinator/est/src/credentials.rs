@@ -11,8 +11,15 @@ const MAX_HEADER_BYTES: usize = 512;
 
 /// User and password, if both are there and readable.
 pub(crate) fn basic(headers: &HeaderMap) -> Option<(String, Zeroizing<String>)> {
-    let value = headers.get(AUTHORIZATION).filter(|value| value.len() <= MAX_HEADER_BYTES)?;
-    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    read_basic(headers.get(AUTHORIZATION)?.to_str().ok()?)
+}
+
+/// User and password in the value of an `Authorization` header.
+pub fn read_basic(value: &str) -> Option<(String, Zeroizing<String>)> {
+    if value.len() > MAX_HEADER_BYTES {
+        return None;
+    }
+    let (scheme, encoded) = value.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }

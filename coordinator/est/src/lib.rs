@@ -21,7 +21,8 @@ mod registrar;
 mod routes;
 mod server;
 
+pub use credentials::read_basic;
 pub use manufacturers::{BadManufacturer, IdFrom, Manufacturer, Manufacturers, Mapped};
 pub use registrar::{About, Answer, Applicant, Refusal, Registrar, Way};
-pub use routes::{MAX_BODY_BYTES, router};
+pub use routes::{MAX_BODY_BYTES, read_request, router};
 pub use server::{EstServer, Limits, ServerError};

@@ -199,7 +199,10 @@ impl<R> Desk<R> {
 }
 
 /// The signing request in a body: base64, as RFC 7030 has it, or PEM, or DER, as tools write it.
-fn read_request(body: &[u8]) -> Result<SigningRequest, Refusal> {
+///
+/// # Errors
+/// [`Refusal::BadRequest`], by the name of what is wrong with it.
+pub fn read_request(body: &[u8]) -> Result<SigningRequest, Refusal> {
     let bad = |name, why: String| Refusal::BadRequest { name, why };
     let der = if body.first() == Some(&0x30) {
         body.to_vec()

@@ -81,6 +81,14 @@ pub fn seal_backup(master: &MasterKey, fleet: FleetId, backup: &Backup) -> Resul
     seal(&vault(master), fleet, backup)
 }
 
+/// The backup of `fleet` in a file, for those who run no [`crate::restore()`].
+///
+/// # Errors
+/// [`BadBackupFile`].
+pub fn open_backup(master: &MasterKey, fleet: FleetId, file: &[u8]) -> Result<Backup, BadBackupFile> {
+    open(&vault(master), fleet, file)
+}
+
 /// The file of a backup.
 ///
 /// # Errors

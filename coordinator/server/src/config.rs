@@ -318,6 +318,14 @@ impl Config {
         Self::from_layers(path, &files::read(path)?, environment, overrides)
     }
 
+    /// Reads the text of a file, with nothing on top of it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::from_layers(path, text, Environment::default().source(Some(Default::default())), Vec::new())
+    }
+
     fn from_layers(
         path: &Path,
         text: &str,

@@ -36,7 +36,7 @@ pub mod when;
 pub use authority::{Authority, AuthorityError, Validities};
 pub use backup_file::{
     BACKUP_FILE_VERSION, BackupHeader, BadBackupFile, MAX_BACKUP_BYTES, inspect as inspect_backup,
-    seal_backup,
+    open_backup, seal_backup,
 };
 pub use bundle::{check_bundle_directory, write_bundle};
 pub use clock::unix_seconds;
