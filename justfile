@@ -42,6 +42,18 @@ faults STOP_SECONDS="20" AWAY_SECONDS="20": binaries
 rabbitmq:
     cargo test --locked -p fleetkey-gate --test rabbitmq -- --ignored --nocapture
 
+# One rmqtt node behind our gate: the intruder, live revocations, limits. Built apart from everything else, for its weight.
+rmqtt:
+    cd broker-plugin/rmqtt && cargo fmt --check && cargo clippy --all-targets --locked -- -D warnings && cargo test --locked
+    if command -v cargo-deny >/dev/null; then cd broker-plugin/rmqtt && cargo deny --locked --all-features check; else echo "not run: cargo-deny is not installed"; fi
+
+# Three of them as one broker (needs protoc), the intruder between them, one killed; then the demo on them, one killed in the
+# middle of the revocation. `just rmqtt-cluster 200` for fewer devices.
+rmqtt-cluster DEVICES="1000":
+    cd broker-plugin/rmqtt && cargo clippy --all-targets --features cluster --locked -- -D warnings
+    cd broker-plugin/rmqtt && cargo test --locked --features cluster -- --nocapture
+    broker-plugin/rmqtt/demo.sh {{DEVICES}}
+
 # What `kills` and `faults` run.
 [private]
 binaries:
