@@ -46,6 +46,18 @@ rabbitmq:
 crowds DEVICES="10000" SESSIONS="2000" REVOKED="200": binaries
     FLEETKEY_CROWD_DEVICES={{DEVICES}} FLEETKEY_CROWD_SESSIONS={{SESSIONS}} FLEETKEY_CROWD_REVOKED={{REVOKED}} cargo test --release --locked -p fleetkey-kills --test crowds -- --nocapture --test-threads 1
 
+# One rmqtt node behind our gate: the intruder, live revocations, limits. Built apart from everything else, for its weight.
+rmqtt:
+    cd broker-plugin/rmqtt && cargo fmt --check && cargo clippy --all-targets --locked -- -D warnings && cargo test --locked
+    if command -v cargo-deny >/dev/null; then cd broker-plugin/rmqtt && cargo deny --locked --all-features check; else echo "not run: cargo-deny is not installed"; fi
+
+# Three of them as one broker (needs protoc), the intruder between them, one killed; then the demo on them, one killed in the
+# middle of the revocation. `just rmqtt-cluster 200` for fewer devices.
+rmqtt-cluster DEVICES="1000":
+    cd broker-plugin/rmqtt && cargo clippy --all-targets --features cluster --locked -- -D warnings
+    cd broker-plugin/rmqtt && cargo test --locked --features cluster -- --nocapture
+    broker-plugin/rmqtt/demo.sh {{DEVICES}}
+
 # What `kills`, `faults` and `crowds` run.
 [private]
 binaries:

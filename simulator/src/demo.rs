@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use fleetkey_agent::Recorded;
 use fleetkey_coordinator_core::Policy;
-use fleetkey_mqtt::BrokerUrl;
 use fleetkey_wire::{CellId, DeviceId, GroupId, Reason, Topic};
 use rand_core::{OsRng, RngCore};
 
 use crate::check::Check;
-use crate::fleet::{Device, FanOut, Fleet, until};
+use crate::fleet::{BrokerChoice, Device, Fleet, until};
 use crate::progress::Progress;
 use crate::report::{Report, RevocationFigures, Stage};
 use crate::thief::Thief;
@@ -33,10 +32,10 @@ const COMMIT_FRAME_LIMIT_BYTES: u64 = 7 * 1024;
 pub struct Options {
     /// Devices to begin with.
     pub devices: usize,
-    /// A broker to use instead of the embedded one.
-    pub broker: Option<BrokerUrl>,
-    /// What carries cell messages in the embedded broker.
-    pub fan_out: FanOut,
+    /// Which broker to use.
+    pub broker: BrokerChoice,
+    /// What to run in a shell as soon as the revocation has begun: to kill a node of the broker in the middle of it.
+    pub with_revocation: Option<String>,
 }
 
 impl Options {
@@ -45,12 +44,10 @@ impl Options {
     /// # Errors
     /// What stands in the way, and what to do about it.
     pub fn check(&self) -> anyhow::Result<()> {
-        if let Some(url) = self.broker.as_ref().filter(|url| url.is_tls()) {
-            anyhow::bail!(
-                "--broker {url}: a broker of your own cannot know this fleet's certificates: use mqtt://"
-            );
-        }
-        let sockets_per_device: u64 = if self.broker.is_some() { 1 } else { 2 };
+        let sockets_per_device: u64 = match self.broker {
+            BrokerChoice::Embedded(_) => 2,
+            BrokerChoice::Plain(_) | BrokerChoice::Outside(_) => 1,
+        };
         let needed = (self.devices + LATE) as u64 * sockets_per_device + 200;
         let allowed = rlimit::increase_nofile_limit(needed).context("read the limit on open files")?;
         if allowed < needed {
@@ -87,17 +84,22 @@ struct Demo {
     fleet: Fleet,
     group: GroupId,
     report: Report,
+    with_revocation: Option<String>,
 }
 
 impl Demo {
     async fn start(options: &Options) -> anyhow::Result<Self> {
-        let fleet = Fleet::start(options.broker.clone(), options.fan_out).await?;
+        let fleet = Fleet::start(&options.broker).await?;
         // A short overlap, so that a rotation takes seconds; the revoked devices' key is not accepted a moment longer.
         let policy = Policy { overlap_seconds: 2, rotation_interval_seconds: 0, ..Policy::default() };
         let group = fleet.coordinator().create_group("meters", policy).await.context("create the group")?;
         let broker = match &options.broker {
-            Some(url) => format!("{url}, plain TCP"),
-            None => format!("the embedded broker over TLS ({:?})", options.fan_out),
+            BrokerChoice::Plain(url) => format!("{url}, plain TCP"),
+            BrokerChoice::Embedded(fan_out) => format!("the embedded broker over TLS ({fan_out:?})"),
+            BrokerChoice::Outside(outside) => {
+                let urls: Vec<String> = outside.urls.iter().map(ToString::to_string).collect();
+                format!("{} over TLS", urls.join(", "))
+            }
         };
         let report = Report {
             version: 1,
@@ -108,7 +110,7 @@ impl Demo {
             checks: Vec::new(),
             seconds: 0.0,
         };
-        Ok(Self { fleet, group, report })
+        Ok(Self { fleet, group, report, with_revocation: options.with_revocation.clone() })
     }
 
     /// Enrols the fleet, brings it into the group, and seals a message that everyone opens.
@@ -138,6 +140,13 @@ impl Demo {
 
         let watch = self.watch("revoke 3", remaining.clone()).await?;
         self.fleet.coordinator().revoke(gone, "stolen").await.context("revoke")?;
+        if let Some(command) = &self.with_revocation {
+            let done = tokio::process::Command::new("sh").args(["-c", command]).status().await;
+            anyhow::ensure!(
+                done.context("--with-revocation")?.success(),
+                "--with-revocation {command:?} did not succeed"
+            );
+        }
         let seen = self.finish(watch, "every remaining device confirmed the new key").await?;
 
         let status = self.fleet.coordinator().group_status(self.group).await?;

@@ -21,6 +21,8 @@ use fleetkey_wire::{DeviceId, FleetId};
 use rand_core::OsRng;
 use tempfile::TempDir;
 
+use crate::outside::{Outside, PolicyServer};
+
 /// What carries cell messages to members in the embedded broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum FanOut {
@@ -29,6 +31,17 @@ pub enum FanOut {
     ExactMap,
     /// The router of rumqttd.
     Router,
+}
+
+/// Which broker the fleet uses.
+#[derive(Debug, Clone)]
+pub enum BrokerChoice {
+    /// The embedded one, over TLS.
+    Embedded(FanOut),
+    /// The one there, without TLS.
+    Plain(BrokerUrl),
+    /// One that knows this fleet, over TLS.
+    Outside(Outside),
 }
 
 /// One device of the fleet.
@@ -59,21 +72,24 @@ impl Device {
 pub struct Fleet {
     identities: Identities,
     broker: Option<Broker>,
-    url: BrokerUrl,
+    urls: Vec<BrokerUrl>,
+    with_tls: bool,
     service: Service,
     coordinator: ServiceHandle,
     devices: Vec<Device>,
     enrolled: usize,
+    /// Tells brokers outside of the policy.
+    _policy_server: Option<PolicyServer>,
     /// Holds the coordinator's database for as long as the fleet lives.
     _directory: TempDir,
 }
 
 impl Fleet {
-    /// Starts broker and coordinator, without devices. With a `url` the broker is the one there, without TLS.
+    /// Starts broker and coordinator, without devices.
     ///
     /// # Errors
     /// What does not start, and why.
-    pub async fn start(url: Option<BrokerUrl>, fan_out: FanOut) -> anyhow::Result<Self> {
+    pub async fn start(choice: &BrokerChoice) -> anyhow::Result<Self> {
         let identities = Identities::create(
             FleetId::random(&mut OsRng),
             &["localhost".to_owned(), "127.0.0.1".to_owned()],
@@ -82,13 +98,20 @@ impl Fleet {
         )
         .context("create the fleet's identities")?;
         let policy_feed = PolicyFeed::new();
-        let (broker, url) = match url {
-            Some(url) => (None, url),
-            None => {
-                let (broker, url) = start_broker(&identities, fan_out, &policy_feed)?;
-                (Some(broker), url)
+        let (mut broker, mut policy_server) = (None, None);
+        let urls = match choice {
+            BrokerChoice::Embedded(fan_out) => {
+                let (started, url) = start_broker(&identities, *fan_out, &policy_feed)?;
+                broker = Some(started);
+                vec![url]
+            }
+            BrokerChoice::Plain(url) => vec![url.clone()],
+            BrokerChoice::Outside(outside) => {
+                policy_server = Some(outside.let_in(&identities, &policy_feed).await?);
+                outside.urls.clone()
             }
         };
+        let with_tls = !matches!(choice, BrokerChoice::Plain(_));
         let directory = tempfile::tempdir().context("create a directory for the database")?;
         let store = SqliteStore::create(
             &directory.path().join("coordinator.db"),
@@ -96,11 +119,13 @@ impl Fleet {
             &Coordinator::initial_rows(unix_seconds()),
         )
         .context("create the database")?;
-        let tls = broker.is_some().then(|| {
+        let tls = with_tls.then(|| {
             let party = &identities.coordinator;
             tls::client_config(&party.chain, &party.key, identities.roots())
         });
-        let mqtt = mqtt_options(url.clone(), tls.transpose()?, identities.id());
+        let (url, others) = ways(&urls, 0).context("there is no broker")?;
+        let mut mqtt = mqtt_options(url.clone(), tls.transpose()?, identities.id());
+        mqtt.others = others;
         let timing = Timing { hello_interval_seconds: 600, ..Timing::default() };
         let setup = identities.setup(timing);
         let config = ServiceConfig { setup, store: Box::new(store), mqtt, policy_feed };
@@ -113,11 +138,13 @@ impl Fleet {
         Ok(Self {
             identities,
             broker,
-            url,
+            urls,
+            with_tls,
             service,
             coordinator,
             devices: Vec::new(),
             enrolled: 0,
+            _policy_server: policy_server,
             _directory: directory,
         })
     }
@@ -130,11 +157,6 @@ impl Fleet {
     /// The embedded broker, if there is one.
     pub fn broker(&self) -> Option<&Broker> {
         self.broker.as_ref()
-    }
-
-    /// Where the broker is.
-    pub fn url(&self) -> &BrokerUrl {
-        &self.url
     }
 
     /// Every device that was started and not set aside.
@@ -177,8 +199,8 @@ impl Fleet {
             .await
             .context("enrol devices")?;
         let mut ids = Vec::with_capacity(count);
-        for (id, party) in parties {
-            let tls = if self.broker.is_some() {
+        for (n, (id, party)) in parties.into_iter().enumerate() {
+            let tls = if self.with_tls {
                 Some(tls::client_config(&party.chain, &party.key, self.identities.roots())?)
             } else {
                 None
@@ -191,7 +213,10 @@ impl Fleet {
                 coordinator_chain: self.identities.coordinator.chain.clone(),
             };
             let store = MemoryStore::default();
-            let mut mqtt = fleetkey_mqtt::Options::new(self.url.clone(), id.to_string());
+            // Spread over the nodes of a cluster, each with its own next one.
+            let (url, others) = ways(&self.urls, first + n).context("there is no broker")?;
+            let mut mqtt = fleetkey_mqtt::Options::new(url, id.to_string());
+            mqtt.others = others;
             mqtt.tls = tls;
             let mut setup = AgentSetup::new(config.clone(), Box::new(store.clone()), mqtt);
             setup.record = true;
@@ -212,6 +237,15 @@ impl Fleet {
             broker.shutdown().await;
         }
     }
+}
+
+/// The ways to the broker, beginning with another one for each `turn`.
+fn ways(urls: &[BrokerUrl], turn: usize) -> Option<(BrokerUrl, Vec<BrokerUrl>)> {
+    let mut urls = urls.to_vec();
+    let count = urls.len().max(1);
+    urls.rotate_left(turn % count);
+    let mut urls = urls.into_iter();
+    Some((urls.next()?, urls.collect()))
 }
 
 fn start_broker(

@@ -8,6 +8,7 @@ pub mod check;
 pub mod demo;
 pub mod fleet;
 pub mod measure;
+pub mod outside;
 pub mod progress;
 pub mod report;
 pub mod thief;

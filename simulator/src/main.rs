@@ -1,6 +1,7 @@
 //! `fleetkey-sim`: simulated fleets from the command line.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use fleetkey_chaos::command::Chaos;
 use fleetkey_mqtt::BrokerUrl;
 use fleetkey_sim::demo::{self, Options};
-use fleetkey_sim::fleet::FanOut;
+use fleetkey_sim::fleet::{BrokerChoice, FanOut};
+use fleetkey_sim::outside::Outside;
 use tracing_subscriber::EnvFilter;
 
 /// Simulated Fleetkey fleets, on real parts.
@@ -35,14 +37,26 @@ enum Command {
 #[command(after_help = "Examples:\n  \
     fleetkey-sim demo\n  \
     fleetkey-sim demo --devices 2000 --json report.json\n  \
-    mosquitto -p 1883 & fleetkey-sim demo --broker mqtt://127.0.0.1:1883")]
+    mosquitto -p 1883 & fleetkey-sim demo --broker mqtt://127.0.0.1:1883\n  \
+    fleetkey-sim demo --broker mqtts://127.0.0.1:8883 --papers broker --policy 127.0.0.1:7600")]
 struct Demo {
     /// Devices to begin with.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(20..=20_000))]
     devices: u32,
-    /// An MQTT broker to use instead of the embedded one, without TLS: mqtt://HOST:PORT.
+    /// An MQTT broker to use instead of the embedded one: mqtt://HOST:PORT, or mqtts://HOST:PORT with --papers and --policy.
+    /// Several times for the nodes of one cluster: devices spread over them, and go on to the next when theirs is gone.
     #[arg(long, value_name = "URL")]
-    broker: Option<String>,
+    broker: Vec<String>,
+    /// Where to write what a broker with TLS needs, before it is waited for: fleet-roots.pem, broker.crt, broker.key,
+    /// broker.token.
+    #[arg(long, value_name = "DIRECTORY", requires = "policy")]
+    papers: Option<PathBuf>,
+    /// Where such a broker asks for the policy: http://ADDRESS:PORT/v1/policy.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "papers")]
+    policy: Option<SocketAddr>,
+    /// A command for the shell as soon as the revocation has begun, such as one that kills a node of the broker.
+    #[arg(long, value_name = "COMMAND")]
+    with_revocation: Option<String>,
     /// What carries cell messages to members in the embedded broker.
     #[arg(long, value_enum, default_value_t)]
     fan_out: FanOut,
@@ -70,9 +84,22 @@ fn main() -> ExitCode {
 
 impl Demo {
     fn run(self) -> anyhow::Result<bool> {
-        let Self { devices, broker, fan_out, json } = self;
-        let broker = broker.map(|url| url.parse::<BrokerUrl>()).transpose().context("--broker")?;
-        let options = Options { devices: devices as usize, broker, fan_out };
+        let Self { devices, broker, papers, policy, with_revocation, fan_out, json } = self;
+        let urls = broker
+            .iter()
+            .map(|url| url.parse::<BrokerUrl>())
+            .collect::<Result<Vec<_>, _>>()
+            .context("--broker")?;
+        let broker = match (urls.as_slice(), papers.zip(policy)) {
+            ([], None) => BrokerChoice::Embedded(fan_out),
+            ([url], None) if !url.is_tls() => BrokerChoice::Plain(url.clone()),
+            (_, None) => anyhow::bail!("brokers with TLS, and more than one, need --papers and --policy"),
+            (_, Some(_)) if urls.is_empty() || urls.iter().any(|url| !url.is_tls()) => {
+                anyhow::bail!("--papers and --policy are for brokers with TLS: --broker mqtts://HOST:PORT")
+            }
+            (_, Some((papers, policy))) => BrokerChoice::Outside(Outside { urls, papers, policy }),
+        };
+        let options = Options { devices: devices as usize, broker, with_revocation };
         options.check()?;
         // Before the work, so that a path that cannot be written is not found out after it.
         let json = json

@@ -1,13 +1,14 @@
 //! The demo, as a test: real broker, real coordinator, real agents, over both fan-outs.
 
 use fleetkey_sim::demo::{self, Options};
-use fleetkey_sim::fleet::FanOut;
+use fleetkey_sim::fleet::{BrokerChoice, FanOut};
 
 /// Enough for cells without a revoked device, whatever the choice.
 const DEVICES: usize = 200;
 
 async fn holds_with(fan_out: FanOut) {
-    let options = Options { devices: DEVICES, broker: None, fan_out };
+    let options =
+        Options { devices: DEVICES, broker: BrokerChoice::Embedded(fan_out), with_revocation: None };
     options.check().expect("this machine can run it");
     let report = demo::run(&options).await.expect("everything starts");
     assert!(report.passed(), "{report}");

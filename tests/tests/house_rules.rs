@@ -40,8 +40,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fleetkey-policy-follow", &["fleetkey-policy"]),
     (
         "fleetkey-broker",
-        &["fleetkey-gate", "fleetkey-identity", "fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"],
+        &[
+            "fleetkey-door",
+            "fleetkey-gate",
+            "fleetkey-identity",
+            "fleetkey-policy",
+            "fleetkey-policy-follow",
+            "fleetkey-wire",
+        ],
     ),
+    ("fleetkey-door", &["fleetkey-identity", "fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
     ("fleetkey-gate", &["fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
     // It comes to brokers from outside.
     ("fleetkey-intruder", &["fleetkey-identity", "fleetkey-wire"]),
@@ -107,6 +115,9 @@ const NOT_IN_CORES: &[&str] = &[
     "eprintln",
     "tokio",
 ];
+
+/// Workspaces of their own, for the weight of what they are built from: `cargo metadata` does not tell of them.
+const OUTSIDE: &[&str] = &["broker-plugin/rmqtt"];
 
 /// What no source of ours holds.
 const NOWHERE: &[&str] = &["todo!", "unimplemented!", "#[allow(", "#![allow("];
@@ -279,8 +290,9 @@ fn cores_name_no_clock_no_entropy_and_no_unordered_map() {
 
 #[test]
 fn nothing_is_left_undone_or_allowed_in_silence() {
-    for package in packages() {
-        for source in sources(&package.directory.join("src")) {
+    let inside = packages().into_iter().map(|package| package.directory);
+    for directory in inside.chain(OUTSIDE.iter().map(|path| root().join(path))) {
+        for source in sources(&directory.join("src")) {
             let code = without_comments(&fs::read_to_string(&source).unwrap());
             for marker in NOWHERE {
                 assert!(!code.contains(marker), "{} holds {marker}", source.display());
@@ -294,6 +306,27 @@ fn every_crate_takes_the_lints_of_the_workspace() {
     for package in packages() {
         let manifest = fs::read_to_string(package.directory.join("Cargo.toml")).unwrap();
         assert!(manifest.contains("[lints]\nworkspace = true"), "{} has lints of its own", package.name);
+    }
+}
+
+#[test]
+fn what_is_outside_of_the_workspace_has_the_same_lints_and_is_used_by_nobody() {
+    let section = |manifest: &str, name: &str| {
+        let (_, rest) = manifest.split_once(&format!("[{name}]\n")).unwrap();
+        rest.lines().take_while(|line| !line.is_empty()).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let own = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    for path in OUTSIDE {
+        let manifest = fs::read_to_string(root().join(path).join("Cargo.toml")).unwrap();
+        for lints in ["rust", "clippy"] {
+            let (here, there) = (format!("workspace.lints.{lints}"), format!("lints.{lints}"));
+            assert_eq!(section(&own, &here), section(&manifest, &there), "the lints of {path}");
+        }
+        assert!(own.contains(&format!("exclude = [\"{path}\"]")), "{path} is not excluded");
+        for package in packages() {
+            let used = package.dependencies.iter().any(|(name, _)| is_of(name, "rmqtt"));
+            assert!(!used, "{} is built from what {path} keeps apart", package.name);
+        }
     }
 }
 

@@ -117,6 +117,8 @@ mod defaults {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MqttSettings {
+    /// More ways to the same broker, such as the other nodes of a cluster: when one is gone, the next is taken.
+    pub others: Vec<String>,
     /// Longest silence before a ping: 5 to 65535.
     pub keep_alive_seconds: u16,
     /// Longest wait between two attempts to connect.
@@ -146,7 +148,7 @@ pub enum LogFormat {
 
 impl Default for MqttSettings {
     fn default() -> Self {
-        Self { keep_alive_seconds: 60, max_backoff_seconds: 60 }
+        Self { others: Vec::new(), keep_alive_seconds: 60, max_backoff_seconds: 60 }
     }
 }
 
@@ -388,11 +390,12 @@ impl Settings {
     }
 
     fn mqtt_options(&self, own: &OwnCertificate, roots: &FleetRoots) -> Result<Options, SettingsError> {
-        let url: BrokerUrl = self
-            .broker
-            .parse()
-            .map_err(|why| SettingsError::Broker { path: self.certificate.clone(), why })?;
+        let parse = |url: &String| -> Result<BrokerUrl, SettingsError> {
+            url.parse().map_err(|why| SettingsError::Broker { path: self.certificate.clone(), why })
+        };
+        let url = parse(&self.broker)?;
         let mut options = Options::new(url.clone(), self.device.to_string());
+        options.others = self.mqtt.others.iter().map(parse).collect::<Result<_, _>>()?;
         options.keep_alive = Duration::from_secs(self.mqtt.keep_alive_seconds.into());
         options.backoff.max = Duration::from_secs(self.mqtt.max_backoff_seconds.into());
         if url.is_tls() {

@@ -6,14 +6,14 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Buf;
-use fleetkey_identity::{Identity, Role, Serial};
-use fleetkey_policy::{Denied, Party};
-use fleetkey_wire::FleetId;
-use rustls::pki_types::CertificateDer;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use fleetkey_door::handshake::handshake;
+use fleetkey_door::papers::Papers;
+use fleetkey_door::socket::bind;
+use fleetkey_policy::Party;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -26,14 +26,10 @@ use crate::link::{Link, Stream};
 use crate::packet::{Connect, Malformed, Version, connack, frame, read_connect};
 use crate::refusal::{Close, Refusal};
 
-/// Connections that wait to be accepted; the system may allow fewer.
-const BACKLOG: u32 = 4_096;
 /// The largest CONNECT: it carries an id and nothing we use besides.
 const MAX_CONNECT_BYTES: usize = 4 * 1024;
 /// How long to wait when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a handshake may keep others waiting.
-const TURN: Duration = Duration::from_secs(1);
 /// How long a refusal may take to be sent.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -88,7 +84,7 @@ impl Acceptor {
         }
         let _counted = match hub.addresses.count(peer.ip()) {
             Ok(counted) => counted,
-            Err(refusal) => return hub.refused(&peer, &refusal),
+            Err(refusal) => return hub.refused(&peer, &refusal.into()),
         };
         // Messages are small and must not wait for each other.
         let _ = stream.set_nodelay(true);
@@ -106,7 +102,7 @@ impl Acceptor {
                 .map(|connection| Established::Plain(Box::new(connection)));
         };
         let deadline = Instant::now() + hub.limits.handshake_timeout;
-        let stream = match tokio::time::timeout_at(deadline, handshake(hub, tls, stream)).await {
+        let stream = match tokio::time::timeout_at(deadline, handshake(&hub.handshakes, tls, stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -120,7 +116,9 @@ impl Acceptor {
         };
         let who = match self.identify {
             Identify::ClientId => None,
-            Identify::ClientCertificate => Some(certified(stream.get_ref().1.peer_certificates(), hub.fleet)),
+            Identify::ClientCertificate => {
+                Some(Papers::read(stream.get_ref().1.peer_certificates(), hub.fleet).map_err(Refusal::from))
+            }
         };
         admit(hub, stream, peer, who).await.map(|connection| Established::Tls(Box::new(connection)))
     }
@@ -150,56 +148,8 @@ impl Drop for Open<'_> {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// The TLS handshake, when its turn comes: so many at once, and who says nothing takes nobody's place.
-async fn handshake(hub: &Hub, tls: &TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-    stream.peek(&mut [0]).await?;
-    // It is never closed.
-    let turn = hub.handshakes.acquire().await.map_err(io::Error::other)?;
-    let mut handshake = Box::pin(tls.accept(stream));
-    match tokio::time::timeout(TURN, &mut handshake).await {
-        Ok(done) => done,
-        Err(_) => {
-            // A slow way is no reason to give up, only to let others have their turn.
-            drop(turn);
-            handshake.await
-        }
-    }
-}
-
-/// Who is at the other end, and how long that holds.
-struct Certified {
-    party: Party,
-    certificate: Option<Serial>,
-    not_after_unix_seconds: Option<i64>,
-}
-
-/// Who the certificate says it is; the handshake has checked that it may say so.
-fn certified(certificates: Option<&[CertificateDer<'_>]>, own: FleetId) -> Result<Certified, Refusal> {
-    let Identity { fleet, role, serial, not_after_unix_seconds, .. } =
-        fleetkey_identity::tls::peer_identity(certificates).map_err(|_| Refusal::BadCertificate)?;
-    if fleet != own {
-        return Err(Denied::OtherFleet { fleet }.into());
-    }
-    let party = match role {
-        Role::Coordinator { .. } => Party::Coordinator,
-        Role::Broker => Party::Broker,
-        // Neither has any business here.
-        Role::Registrar | Role::Operator { .. } => Party::Operator,
-        Role::Device(device) => Party::Device(device),
-    };
-    let not_after_unix_seconds = Some(not_after_unix_seconds);
-    Ok(Certified { party, certificate: Some(serial), not_after_unix_seconds })
-}
-
 /// Who it says it is, on a listener that believes it.
-fn claimed(client_id: &str) -> Result<Certified, Refusal> {
+fn claimed(client_id: &str) -> Result<Papers, Refusal> {
     let party = if let Ok(device) = client_id.parse() {
         Party::Device(device)
     } else if client_id.starts_with("coordinator") {
@@ -207,14 +157,7 @@ fn claimed(client_id: &str) -> Result<Certified, Refusal> {
     } else {
         return Err(Refusal::UnknownClientId);
     };
-    Ok(Certified { party, certificate: None, not_after_unix_seconds: None })
-}
-
-/// When a session that begins now has to end, for its certificate does.
-fn expiry(not_after_unix_seconds: Option<i64>) -> Option<Instant> {
-    let not_after = Duration::from_secs(not_after_unix_seconds?.max(0).unsigned_abs());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Instant::now().checked_add(not_after.saturating_sub(now))
+    Ok(Papers { party, certificate: None, not_after_unix_seconds: None })
 }
 
 /// Reads the CONNECT and answers it; `None` when the client was not let in.
@@ -222,7 +165,7 @@ async fn admit<S: Stream>(
     hub: &Arc<Hub>,
     stream: S,
     peer: SocketAddr,
-    who: Option<Result<Certified, Refusal>>,
+    who: Option<Result<Papers, Refusal>>,
 ) -> Option<Connection<S>> {
     let mut link = Link::new(stream);
     match tokio::time::timeout(hub.limits.connect_timeout, first_packet(&mut link)).await {
@@ -297,7 +240,7 @@ fn answer<S: Stream>(
     hub: &Arc<Hub>,
     link: &mut Link<S>,
     connect: &Connect<'_>,
-    who: Option<Result<Certified, Refusal>>,
+    who: Option<Result<Papers, Refusal>>,
 ) -> Result<(Arc<crate::session::Session>, Terms), Refusal> {
     let version = connect.version;
     match accept(hub, connect, who) {
@@ -333,23 +276,24 @@ fn answer<S: Stream>(
 fn accept(
     hub: &Hub,
     connect: &Connect<'_>,
-    who: Option<Result<Certified, Refusal>>,
+    who: Option<Result<Papers, Refusal>>,
 ) -> Result<(Arc<crate::session::Session>, Option<Instant>), Refusal> {
-    let Certified { party, certificate, not_after_unix_seconds } =
-        who.unwrap_or_else(|| claimed(connect.client_id))?;
+    let papers = who.unwrap_or_else(|| claimed(connect.client_id))?;
     if connect.has_will {
         return Err(Refusal::Will);
     }
     if connect.has_authentication_method {
         return Err(Refusal::AuthenticationMethod);
     }
-    let session = hub.attach(party, connect.client_id, certificate)?;
-    Ok((session, expiry(not_after_unix_seconds)))
+    let expires = papers.expiry();
+    let session = hub.attach(papers.party, connect.client_id, papers.certificate)?;
+    Ok((session, expires))
 }
 
 #[cfg(test)]
 mod tests {
     use fleetkey_policy::{CellAccess, PolicyHandle, PolicyState};
+    use fleetkey_wire::FleetId;
 
     use super::*;
     use crate::{FanOutKind, Limits, fan_out};

@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleetkey_door::rate::RateLimit;
 use fleetkey_wire::FleetId;
-
-use crate::rate::RateLimit;
 
 /// What a [`crate::Broker`] is started with.
 #[derive(Debug, Clone)]

@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Buf;
+use fleetkey_door::rate::{Budget, Verdict};
 use fleetkey_policy::{Denied, Party, Qos};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -27,7 +28,6 @@ use crate::link::{Link, Stream};
 use crate::packet::{
     Packet, Publish, Subscribe, Version, disconnect, frame, pingresp, puback, read_packet, suback, unsuback,
 };
-use crate::rate::{Budget, Verdict};
 use crate::refusal::{Close, Refusal};
 use crate::session::{Session, Wants};
 

@@ -11,13 +11,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fleetkey_door::addresses::Addresses;
 use fleetkey_identity::{Crl, Serial};
 use fleetkey_policy::{Effects, Party, PolicyHandle, Qos};
 use fleetkey_wire::{DeviceId, Filter, FleetId, Topic};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses::Addresses;
 use crate::config::Limits;
 use crate::fan_out::{FanOut, FanOutGone};
 use crate::message::Message;

@@ -14,7 +14,6 @@
 //! Deliberately absent: keys, payloads, the policy itself, persistence, clustering.
 
 mod acceptor;
-mod addresses;
 mod broker;
 mod config;
 mod connection;
@@ -23,7 +22,6 @@ mod hub;
 mod link;
 mod message;
 mod packet;
-mod rate;
 mod refusal;
 pub mod service;
 mod session;
@@ -31,8 +29,12 @@ mod stats;
 
 pub use broker::Broker;
 pub use config::{BrokerConfig, BrokerError, FanOutKind, Identify, Limits, Listener, QueueLimit};
+pub use fleetkey_door::rate::RateLimit;
 pub use fleetkey_policy as policy;
+<<<<<<< HEAD
 #[doc(hidden)]
 pub use packet::read_packets;
 pub use rate::RateLimit;
+=======
+>>>>>>> rmqtt
 pub use stats::Stats;

@@ -1,6 +1,5 @@
 //! `fleetkey-broker`: the broker as a process.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,13 +7,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use fleetkey_broker::policy::{PolicyHandle, PolicyState};
-use fleetkey_broker::service::{
-    Follower, GateService, LogFormat, LogSettings, MetricsEndpoint, Overrides, Settings, Setup, follow,
-};
+use fleetkey_broker::service::{Follower, GateService, MetricsEndpoint, Overrides, Settings, Setup, follow};
 use fleetkey_broker::{Broker, Stats};
+use fleetkey_door::process::{raise_file_limit, start_log};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 const LONG_ABOUT: &str = "\
 Fleetkey's MQTT broker: MQTT 3.1.1 and 5 over TLS for one fleet.
@@ -124,7 +121,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let settings = Settings::load(arguments.config.as_deref(), arguments.overrides())?;
     let setup = settings.set_up()?;
-    start_log(&settings.log)?;
+    start_log(&settings.log).context("log.filter")?;
     if arguments.check {
         eprintln!("the configuration is good: fleet {}", setup.fleet);
         return Ok(());
@@ -153,7 +150,7 @@ async fn serve(setup: Setup, metrics: Option<SocketAddr>) -> anyhow::Result<()> 
         Some(config) => {
             let max_connections = config.limits.max_connections;
             let broker = Broker::start(config, policy.clone())?;
-            raise_file_limit(max_connections);
+            raise_file_limit(max_connections, 1);
             Some(broker)
         }
         None => None,
@@ -196,31 +193,4 @@ async fn serve(setup: Setup, metrics: Option<SocketAddr>) -> anyhow::Result<()> 
     tracing::info!(sessions_total, publishes, deliveries, "stopped");
     anyhow::ensure!(!failed, "the fan-out has stopped");
     Ok(())
-}
-
-fn start_log(settings: &LogSettings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.filter).context("log.filter")?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // It would be said on standard error, which panics where that is what cannot be written.
-        .log_internal_errors(false);
-    match settings.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
-}
-
-/// Each connection is a file to the system, and the usual limit is low.
-fn raise_file_limit(max_connections: usize) {
-    let wanted = max_connections as u64 + 256;
-    match rlimit::increase_nofile_limit(wanted.max(4_096)) {
-        Ok(limit) if limit >= wanted => {}
-        Ok(limit) => {
-            tracing::warn!(limit, wanted, "the system allows fewer open files than limits.max_connections")
-        }
-        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
-    }
 }

@@ -1,5 +1,7 @@
 //! Why something was refused or a connection closed, and how that is said in each version of MQTT.
 
+use fleetkey_door::addresses::TooManyFromAddress;
+use fleetkey_door::papers::BadPapers;
 use fleetkey_policy::Denied;
 
 use crate::packet::{Malformed, Version};
@@ -58,6 +60,21 @@ pub(crate) enum Refusal {
     /// More than a device may say, for too long.
     #[error("too many packets or bytes, for too long")]
     RateExceeded,
+}
+
+impl From<BadPapers> for Refusal {
+    fn from(bad: BadPapers) -> Self {
+        match bad {
+            BadPapers::BadCertificate => Self::BadCertificate,
+            BadPapers::OtherFleet { fleet } => Self::Denied(Denied::OtherFleet { fleet }),
+        }
+    }
+}
+
+impl From<TooManyFromAddress> for Refusal {
+    fn from(TooManyFromAddress: TooManyFromAddress) -> Self {
+        Self::TooManyFromAddress
+    }
 }
 
 impl Refusal {

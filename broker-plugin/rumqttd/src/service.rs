@@ -2,15 +2,13 @@
 //!
 //! Leaves to `main` the command line, logs and signals.
 
-mod crl_file;
 mod gate_service;
-mod metrics_endpoint;
 mod settings;
 
-pub use crl_file::{CrlError, CrlFile};
+pub use fleetkey_door::crl_file::{CrlError, CrlFile};
+pub use fleetkey_door::metrics_endpoint::{MetricsEndpoint, MetricsError};
 pub use fleetkey_policy_follow::{Follower, MAX_UPDATE_BYTES, PolicySource, follow};
 pub use gate_service::{GateError, GateService, RunningGate};
-pub use metrics_endpoint::{MetricsEndpoint, MetricsError};
 pub use settings::{
     Cells, ENVIRONMENT_PREFIX, EmqxSettings, FanOutName, GateSettings, GateSetup, KickSettings,
     LimitSettings, ListenSettings, LogFormat, LogSettings, Overrides, PolicySettings, RabbitMqSettings,

@@ -156,6 +156,8 @@ pub struct ApiConfig {
 pub struct BrokerConfig {
     /// `mqtts://host:port`, or `mqtt://host:port` without TLS.
     pub url: String,
+    /// More ways to the same broker, such as the other nodes of a cluster.
+    pub others: Vec<String>,
     /// Where devices are told to find the broker, if they reach it by another name.
     pub device_url: Option<String>,
     /// Longest wait between two attempts to connect.
@@ -260,7 +262,7 @@ impl Default for ApiConfig {
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self { url: DEFAULT_BROKER_URL.into(), device_url: None, max_backoff_seconds: 15 }
+        Self { url: DEFAULT_BROKER_URL.into(), others: Vec::new(), device_url: None, max_backoff_seconds: 15 }
     }
 }
 
@@ -372,6 +374,7 @@ impl Config {
     fn checked(self, path: &Path) -> Result<Self, ConfigError> {
         let broker = |why| ConfigError::Broker { path: path.to_owned(), why };
         self.broker.url().map_err(broker)?;
+        self.broker.others().map_err(broker)?;
         self.broker.device_url().map_err(broker)?;
         if self.enrolment.device_days < MIN_DEVICE_DAYS {
             let why = format!(
@@ -395,6 +398,14 @@ impl BrokerConfig {
     /// When it is no address.
     pub fn url(&self) -> Result<BrokerUrl, BadBrokerUrl> {
         self.url.parse()
+    }
+
+    /// More ways to it.
+    ///
+    /// # Errors
+    /// When one is no address.
+    pub fn others(&self) -> Result<Vec<BrokerUrl>, BadBrokerUrl> {
+        self.others.iter().map(|url| url.parse()).collect()
     }
 
     /// Where devices find it.

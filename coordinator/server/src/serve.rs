@@ -446,6 +446,7 @@ fn mqtt(config: &Config, identity: &Identity) -> Result<Options, ServeError> {
         None
     };
     let mut options = mqtt_options(url, tls, identity.fleet);
+    options.others = config.broker.others()?;
     options.backoff.max = Duration::from_secs(config.broker.max_backoff_seconds.into());
     Ok(options)
 }

@@ -38,6 +38,8 @@ pub(crate) struct Driver {
     /// Taken from the queue, not yet handed over; first in line.
     next: VecDeque<Outgoing>,
     failures: u32,
+    /// Connections that broke or never came to be, ever: the next attempt goes another way.
+    breaks: usize,
 }
 
 /// How one connection ended.
@@ -72,7 +74,7 @@ struct Session {
 
 impl Driver {
     pub(crate) fn new(options: Options, shared: Arc<Shared>, queue: mpsc::Receiver<Outgoing>) -> Self {
-        Self { options, shared, queue, next: VecDeque::new(), failures: 0 }
+        Self { options, shared, queue, next: VecDeque::new(), failures: 0, breaks: 0 }
     }
 
     pub(crate) async fn run(mut self) {
@@ -85,6 +87,7 @@ impl Driver {
             };
             let retry_in = self.options.backoff.delay(self.failures, OsRng.next_u64());
             self.failures = self.failures.saturating_add(1);
+            self.breaks = self.breaks.wrapping_add(1);
             tracing::debug!(client_id = %self.options.client_id, %broken, ?retry_in, "disconnected");
             self.shared.events().push_disconnected(broken.to_string(), retry_in);
             self.shared.wake_consumer.notify_one();
@@ -162,7 +165,8 @@ impl Driver {
     }
 
     fn event_loop(&self) -> (AsyncClient, EventLoop) {
-        let Options { url, client_id, keep_alive, max_packet_bytes, inflight, .. } = &self.options;
+        let Options { client_id, keep_alive, max_packet_bytes, inflight, .. } = &self.options;
+        let url = self.options.way(self.breaks);
         // rumqttc puts host and port together without brackets.
         let host = if url.host().contains(':') { format!("[{}]", url.host()) } else { url.host().to_owned() };
         let mut mqtt = MqttOptions::new(client_id.as_str(), host, url.port());

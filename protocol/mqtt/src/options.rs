@@ -40,6 +40,9 @@ impl Backoff {
 pub struct Options {
     /// Where the broker is.
     pub url: BrokerUrl,
+    /// More ways to the same broker, such as the other nodes of a cluster: each failure and each break goes on to the next,
+    /// and from the last to the first again.
+    pub others: Vec<BrokerUrl>,
     /// Unique among the clients of the broker: a second client of the same id pushes out the first.
     pub client_id: String,
     /// How to speak TLS; needed for `mqtts`, and not allowed for `mqtt`.
@@ -75,6 +78,7 @@ impl Options {
     pub fn new(url: BrokerUrl, client_id: impl Into<String>) -> Self {
         Self {
             url,
+            others: Vec::new(),
             client_id: client_id.into(),
             tls: None,
             login: None,
@@ -92,12 +96,22 @@ impl Options {
         }
     }
 
+    /// The way to take after so many failures and breaks.
+    pub(crate) fn way(&self, breaks: usize) -> &BrokerUrl {
+        match breaks % (self.others.len() + 1) {
+            0 => &self.url,
+            other => &self.others[other - 1],
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), BadOptions> {
         let bad = |what| Err(BadOptions::Setting { what });
-        match (self.url.is_tls(), &self.tls) {
-            (true, None) => return Err(BadOptions::NoTls { url: self.url.clone() }),
-            (false, Some(_)) => return Err(BadOptions::TlsNotUsed { url: self.url.clone() }),
-            (true, Some(_)) | (false, None) => {}
+        for url in std::iter::once(&self.url).chain(&self.others) {
+            match (url.is_tls(), &self.tls) {
+                (true, None) => return Err(BadOptions::NoTls { url: url.clone() }),
+                (false, Some(_)) => return Err(BadOptions::TlsNotUsed { url: url.clone() }),
+                (true, Some(_)) | (false, None) => {}
+            }
         }
         if self.client_id.is_empty() || self.client_id.len() > 1024 {
             return bad("the client id needs 1 to 1024 bytes");
@@ -191,6 +205,15 @@ mod tests {
     }
 
     #[test]
+    fn the_ways_are_taken_in_turn() {
+        let mut options = Options::new("mqtt://a".parse().unwrap(), "c");
+        assert_eq!(options.way(7).host(), "a");
+        options.others = vec!["mqtt://b".parse().unwrap(), "mqtt://c".parse().unwrap()];
+        let hosts: Vec<_> = (0..5).map(|breaks| options.way(breaks).host()).collect();
+        assert_eq!(hosts, ["a", "b", "c", "a", "b"]);
+    }
+
+    #[test]
     fn options_that_cannot_work_are_refused_by_name() {
         let good = || Options::new("mqtt://localhost".parse().unwrap(), "c");
         assert_eq!(good().check(), Ok(()));
@@ -200,6 +223,7 @@ mod tests {
             options.check().unwrap_err().to_string()
         };
         assert!(refused(|o| o.url = "mqtts://h".parse().unwrap()).contains("mqtts://h:8883 needs TLS"));
+        assert!(refused(|o| o.others = vec!["mqtts://h".parse().unwrap()]).contains("needs TLS"));
         assert!(refused(|o| o.client_id.clear()).contains("client id"));
         assert!(refused(|o| o.keep_alive = Duration::from_secs(4)).contains("keep-alive"));
         assert!(refused(|o| o.connect_timeout = Duration::from_millis(999)).contains("timeouts"));

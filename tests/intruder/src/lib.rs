@@ -19,4 +19,4 @@ pub mod script;
 
 pub use cast::Cast;
 pub use client::{Client, Level, Target};
-pub use script::{Report, run};
+pub use script::{Report, run, run_across};

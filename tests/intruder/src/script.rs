@@ -37,7 +37,15 @@ impl Report {
 /// # Errors
 /// When the honest parties cannot do what they may: then nothing is proved.
 pub fn run(target: &Target, level: Level, cast: &Cast) -> Result<Report> {
-    let mut stage = Stage::new(target, level, cast)?;
+    run_across(target, target, level, cast)
+}
+
+/// The same where a broker is several nodes: the honest parties are connected to one, the intruder to another.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_across(target: &Target, hostile: &Target, level: Level, cast: &Cast) -> Result<Report> {
+    let mut stage = Stage::new(target, hostile, level, cast)?;
     let mut report = Report::default();
     connect_attempts(&mut stage, &mut report)?;
     subscribe_attempts(&mut stage, &mut report)?;
@@ -49,6 +57,8 @@ pub fn run(target: &Target, level: Level, cast: &Cast) -> Result<Report> {
 /// The honest parties, and what the intruder comes with.
 struct Stage<'a> {
     target: &'a Target,
+    /// Where the intruder comes in.
+    hostile: &'a Target,
     level: Level,
     cast: &'a Cast,
     intruder: Papers,
@@ -61,7 +71,7 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     /// Connects the honest parties, and checks that they hear each other.
-    fn new(target: &'a Target, level: Level, cast: &'a Cast) -> Result<Self> {
+    fn new(target: &'a Target, hostile: &'a Target, level: Level, cast: &'a Cast) -> Result<Self> {
         let intruder = cast.papers(&Role::Device(cast.intruder))?;
         let victim_papers = cast.papers(&Role::Device(cast.victim))?;
         let coordinator_papers = cast.coordinator()?;
@@ -69,6 +79,7 @@ impl<'a> Stage<'a> {
         let victim = victim(target, level, cast, &victim_papers)?;
         let mut stage = Self {
             target,
+            hostile,
             level,
             cast,
             intruder,
@@ -144,12 +155,12 @@ impl<'a> Stage<'a> {
     }
 
     fn enter(&self, client_id: &str, hello: Hello<'_>) -> Result<(Client, Option<u8>)> {
-        Client::connect(self.target, self.level, Some(&self.intruder), client_id, hello)
+        Client::connect(self.hostile, self.level, Some(&self.intruder), client_id, hello)
     }
 
     /// A connection of the intruder's, as itself.
     fn enter_as_itself(&self) -> Result<Client> {
-        Client::honest(self.target, self.level, &self.intruder, &self.cast.intruder.to_string())
+        Client::honest(self.hostile, self.level, &self.intruder, &self.cast.intruder.to_string())
     }
 
     /// Tries on a connection that was let in what only others may do.
@@ -181,17 +192,17 @@ impl<'a> Stage<'a> {
 fn connect_attempts(stage: &mut Stage<'_>, report: &mut Report) -> Result<()> {
     let let_in = |code: Option<u8>| (code == Some(0)).then(|| "it was let in".to_owned());
     let victim = stage.cast.victim.to_string();
-    let (_, code) = Client::connect(stage.target, stage.level, None, &victim, Hello::default())?;
+    let (_, code) = Client::connect(stage.hostile, stage.level, None, &victim, Hello::default())?;
     report.note("no certificate", let_in(code));
     for (name, papers, client_id) in stage.cast.bad_papers()? {
         let (_, code) =
-            Client::connect(stage.target, stage.level, Some(&papers), &client_id, Hello::default())?;
+            Client::connect(stage.hostile, stage.level, Some(&papers), &client_id, Hello::default())?;
         let harm = stage.harmed()?;
         report.note(name, let_in(code).or(harm));
     }
     for (name, papers) in stage.cast.idle_roles()? {
         let (mut client, code) =
-            Client::connect(stage.target, stage.level, Some(&papers), "idle", Hello::default())?;
+            Client::connect(stage.hostile, stage.level, Some(&papers), "idle", Hello::default())?;
         let evidence = if code == Some(0) { stage.exploit(&mut client)? } else { None };
         report.note(name, evidence);
     }
@@ -368,6 +379,8 @@ fn coordinator(target: &Target, level: Level, cast: &Cast, papers: &Papers) -> R
     let mut client = Client::honest(target, level, papers, "coordinator-honest")?;
     let code = client.subscribe(format!("fk/{}/dev/+/up", cast.fleet).as_bytes(), 1);
     ensure!(code == Some(1) || code == Some(0), "the coordinator may not subscribe: {code:?}");
+    // Other nodes may hear of it a moment after it was granted.
+    thread::sleep(target.settle);
     Ok(client)
 }
 
@@ -378,6 +391,7 @@ fn victim(target: &Target, level: Level, cast: &Cast, papers: &Papers) -> Result
         let code = client.subscribe(topic.as_bytes(), 1);
         ensure!(code == Some(1) || code == Some(0), "the victim may not subscribe to {topic}: {code:?}");
     }
+    thread::sleep(target.settle);
     Ok(client)
 }
 

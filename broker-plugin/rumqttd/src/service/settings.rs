@@ -7,23 +7,22 @@ mod error;
 mod gate;
 mod limits;
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::net::SocketAddr;
+use std::path::Path;
 
-use config::{Environment, File, FileFormat};
-use fleetkey_identity::{Crl, FleetRoots, IdentityKey, Role, chain_from_pem};
+use config::Environment;
+use fleetkey_door::crl_file::CrlFile;
+use fleetkey_door::settings::{Layers, TlsSetup, read};
+use fleetkey_identity::Crl;
 use fleetkey_policy::CellAccess;
 use fleetkey_policy_follow::PolicySource;
 use fleetkey_wire::FleetId;
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
-use super::crl_file::CrlFile;
 use crate::config::{BrokerConfig, FanOutKind, Listener};
 
 pub use error::SettingsError;
+pub use fleetkey_door::settings::{Cells, LogFormat, LogSettings, Overrides, PolicySettings, TlsSettings};
 pub use gate::{EmqxSettings, GateSettings, GateSetup, KickSettings, RabbitMqSettings};
 pub use limits::LimitSettings;
 
@@ -66,20 +65,6 @@ pub enum FanOutName {
     ExactMap,
 }
 
-/// Certificates and keys, as PEM files.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TlsSettings {
-    /// The fleet's roots.
-    pub roots: PathBuf,
-    /// The broker's certificate, and its issuer's if that is no root.
-    pub certificate: PathBuf,
-    /// The broker's private key.
-    pub key: PathBuf,
-    /// Certificates that no longer count. It is read again when it changes.
-    pub crl: Option<PathBuf>,
-}
-
 /// Addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -91,80 +76,6 @@ pub struct ListenSettings {
     /// `/metrics` for Prometheus.
     pub metrics: Option<SocketAddr>,
 }
-
-/// Where the policy comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PolicySettings {
-    /// Who may subscribe to a cell.
-    pub cells: Cells,
-    /// The coordinator's stream, `http://host:port/v1/policy`.
-    pub url: Option<String>,
-    /// The file of the token that the coordinator knows this broker by.
-    pub token: Option<PathBuf>,
-    /// Whether the coordinator may be on another host: the stream and its token travel in the clear.
-    pub allow_remote: bool,
-    /// Longest wait between two attempts to reach it, half as much on top.
-    pub max_backoff_seconds: u32,
-}
-
-/// Who may subscribe to a cell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cells {
-    /// Its members, as the coordinator names them.
-    #[default]
-    Members,
-    /// Any device of the fleet.
-    AnyDevice,
-}
-
-/// Logs, which go to standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogSettings {
-    /// How they look.
-    pub format: LogFormat,
-    /// What is logged: `info`, or finer, such as `info,fleetkey_broker=debug`.
-    pub filter: String,
-}
-
-/// How logs look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// Lines for people.
-    #[default]
-    Text,
-    /// Lines of JSON.
-    Json,
-}
-
-impl Default for TlsSettings {
-    fn default() -> Self {
-        Self {
-            roots: "fleet-roots.pem".into(),
-            certificate: "broker.crt".into(),
-            key: "broker.key".into(),
-            crl: None,
-        }
-    }
-}
-
-impl Default for PolicySettings {
-    fn default() -> Self {
-        Self { cells: Cells::default(), url: None, token: None, allow_remote: false, max_backoff_seconds: 15 }
-    }
-}
-
-impl Default for LogSettings {
-    fn default() -> Self {
-        Self { format: LogFormat::default(), filter: "info,rumqttd=warn".into() }
-    }
-}
-
-/// Settings that flags put on top.
-pub type Overrides = Vec<(&'static str, config::Value)>;
 
 /// Settings with everything they name read and checked: what a broker is started with.
 #[derive(Debug)]
@@ -208,40 +119,15 @@ impl Settings {
         environment: Environment,
         overrides: Overrides,
     ) -> Result<Self, SettingsError> {
-        let bad = |error: config::ConfigError| SettingsError::Bad {
-            path: path.to_owned(),
-            // One line: TOML's own errors draw a picture of the place.
-            why: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-        };
-        let mut environment = environment
-            .prefix(ENVIRONMENT_PREFIX)
-            .prefix_separator("__")
-            .separator("__")
-            .list_separator(",")
-            .try_parsing(true);
-        for list in LISTS {
-            environment = environment.with_list_parse_key(list);
-        }
-        let mut layers = config::Config::builder()
-            .add_source(File::from_str(text, FileFormat::Toml))
-            .add_source(environment);
-        for (key, value) in overrides {
-            layers = layers.set_override(key, value).map_err(bad)?;
-        }
-        let settings: Self = layers.build().and_then(config::Config::try_deserialize).map_err(bad)?;
+        let layers = Layers { path, text, environment, prefix: ENVIRONMENT_PREFIX, lists: &LISTS, overrides };
+        let settings: Self = layers.settle()?;
         Ok(settings.anchored(path))
     }
 
     /// Paths are relative to the directory of the file that names them.
     fn anchored(mut self, path: &Path) -> Self {
         let home = path.parent().unwrap_or(Path::new(""));
-        let TlsSettings { roots, certificate, key, crl } = &mut self.tls;
-        for path in [roots, certificate, key]
-            .into_iter()
-            .chain(crl.as_mut())
-            .chain(self.policy.token.as_mut())
-            .chain(self.gate.kick.secret_files())
-        {
+        for path in self.tls.paths().chain(self.policy.token.as_mut()).chain(self.gate.kick.secret_files()) {
             *path = home.join(&*path);
         }
         self
@@ -283,86 +169,6 @@ impl Settings {
         let broker = (!listeners.is_empty()).then_some(BrokerConfig { fleet, listeners, limits, fan_out });
         Ok(Setup { fleet, broker, crl, gate, access, policy })
     }
-}
-
-/// What TLS is set up from.
-struct TlsSetup {
-    fleet: FleetId,
-    config: Arc<rustls::ServerConfig>,
-    crl: Option<(CrlFile, Crl)>,
-}
-
-impl TlsSettings {
-    fn read(&self) -> Result<TlsSetup, SettingsError> {
-        let pem = |path: &Path| {
-            let path = path.to_owned();
-            move |source| SettingsError::Pem { path, source }
-        };
-        let roots = FleetRoots::from_pem(&read(&self.roots)?).map_err(pem(&self.roots))?;
-        let chain = chain_from_pem(&read(&self.certificate)?).map_err(pem(&self.certificate))?;
-        let key_text = Zeroizing::new(read(&self.key)?);
-        let key = IdentityKey::from_pkcs8_pem(&key_text).map_err(pem(&self.key))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        let identity = roots
-            .verify(&chain, i64::try_from(now).ok())
-            .map_err(|source| SettingsError::Certificate { path: self.certificate.clone(), source })?;
-        match identity.role {
-            Role::Broker if identity.server_auth => {}
-            Role::Broker => return Err(SettingsError::NoHostName { path: self.certificate.clone() }),
-            role @ (Role::Coordinator { .. } | Role::Registrar | Role::Operator { .. } | Role::Device(_)) => {
-                return Err(SettingsError::NotBroker { path: self.certificate.clone(), role });
-            }
-        }
-        let config = fleetkey_identity::tls::server_config(&chain, &key, &roots).map_err(|source| {
-            SettingsError::Tls { certificate: self.certificate.clone(), key: self.key.clone(), source }
-        })?;
-        let fleet = roots.fleet();
-        let mut crl = None;
-        if let Some(path) = &self.crl {
-            let file = CrlFile::new(path.clone(), roots, chain);
-            let first = file.read()?;
-            crl = Some((file, first));
-        }
-        Ok(TlsSetup { fleet, config, crl })
-    }
-}
-
-impl PolicySettings {
-    fn read(&self) -> Result<(CellAccess, Option<PolicySource>), SettingsError> {
-        let access = match self.cells {
-            Cells::Members => CellAccess::Members,
-            Cells::AnyDevice => CellAccess::AnyDevice,
-        };
-        let Some(url) = &self.url else {
-            return match self.cells {
-                Cells::Members => Err(SettingsError::NoPolicy),
-                Cells::AnyDevice => Ok((access, None)),
-            };
-        };
-        let host = host_of(url).ok_or_else(|| SettingsError::BadUrl { url: url.clone() })?;
-        let is_local =
-            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        if !is_local && !self.allow_remote {
-            return Err(SettingsError::RemotePolicy { host });
-        }
-        let path = self.token.as_ref().ok_or(SettingsError::NoToken)?;
-        let token = Zeroizing::new(read(path)?.trim().to_owned());
-        let longest_pause = Duration::from_secs(self.max_backoff_seconds.into());
-        Ok((access, Some(PolicySource { url: url.clone(), token, longest_pause })))
-    }
-}
-
-/// The host in `http://host[:port]/path`.
-fn host_of(url: &str) -> Option<String> {
-    let uri: ureq::http::Uri = url.parse().ok()?;
-    if uri.scheme_str() != Some("http") {
-        return None;
-    }
-    uri.host().map(|host| host.trim_matches(['[', ']']).to_owned())
-}
-
-fn read(path: &Path) -> Result<String, SettingsError> {
-    std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

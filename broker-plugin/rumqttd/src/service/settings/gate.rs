@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fleetkey_door::settings::read;
 use fleetkey_gate::{Management, ManagementKind};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -132,7 +133,7 @@ fn manage(
         return Err(SettingsError::BadManagementUrl { broker, url: url.to_owned() });
     }
     let path = secret_file.ok_or(SettingsError::NoSecret { broker })?;
-    let secret = Zeroizing::new(super::read(path)?);
+    let secret = Zeroizing::new(read(path)?);
     Ok(Management::new(kind, url, account, secret.trim()))
 }
 

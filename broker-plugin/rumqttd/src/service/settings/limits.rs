@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use fleetkey_door::rate::RateLimit;
+use fleetkey_door::settings::at_least;
 use serde::Deserialize;
 
 use super::SettingsError;
 use crate::config::{Limits, QueueLimit};
-use crate::rate::RateLimit;
 
 /// Everything that is bounded; what is not set has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -78,9 +79,6 @@ impl LimitSettings {
             max_subscriptions_per_device: self
                 .max_subscriptions_per_device
                 .unwrap_or(default.max_subscriptions_per_device),
-        };
-        let at_least = |name, value: u64, least: u64| {
-            if value < least { Err(SettingsError::BadLimit { name, value }) } else { Ok(()) }
         };
         at_least("max_connections", limits.max_connections as u64, 1)?;
         let per_address = limits.max_connections_per_address.unwrap_or(1);

@@ -1,6 +1,6 @@
 //! How much a device may say: token buckets, one for packets and one for their bytes.
 //!
-//! Leaves to `connection` what follows from having said too much.
+//! Leaves to the broker what follows from having said too much.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Default for RateLimit {
 
 /// What a device has left.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub struct Budget {
     packets: Bucket,
     bytes: Bucket,
     patience: Duration,
@@ -46,7 +46,7 @@ pub(crate) struct Budget {
 
 /// What comes of asking a [`Budget`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// Say on.
     GoOn,
     /// Nothing more is read before then.
@@ -56,7 +56,8 @@ pub(crate) enum Verdict {
 }
 
 impl Budget {
-    pub(crate) fn new(limit: &RateLimit, now: Instant) -> Self {
+    /// Everything that the limit allows at once.
+    pub fn new(limit: &RateLimit, now: Instant) -> Self {
         Self {
             packets: Bucket::new(limit.packets_per_second, limit.burst_packets, now),
             bytes: Bucket::new(limit.bytes_per_second, limit.burst_bytes, now),
@@ -66,7 +67,7 @@ impl Budget {
     }
 
     /// May the next packet be read? It is known how long it is only afterwards: see [`Budget::spend`].
-    pub(crate) fn ask(&mut self, now: Instant) -> Verdict {
+    pub fn ask(&mut self, now: Instant) -> Verdict {
         self.packets.refill(now);
         self.bytes.refill(now);
         if self.packets.is_half_full() && self.bytes.is_half_full() {
@@ -85,7 +86,7 @@ impl Budget {
     }
 
     /// A packet of this length has been read.
-    pub(crate) fn spend(&mut self, bytes: usize) {
+    pub fn spend(&mut self, bytes: usize) {
         self.packets.tokens -= 1.0;
         self.bytes.tokens -= bytes as f64;
     }

@@ -58,8 +58,16 @@ impl MetricsEndpoint {
     /// # Errors
     /// When the socket fails.
     pub async fn serve(self, stop: CancellationToken) -> io::Result<()> {
+        self.serve_with(Router::new(), stop).await
+    }
+
+    /// The same, with routes beside `/metrics`.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn serve_with(self, others: Router, stop: CancellationToken) -> io::Result<()> {
         let recorder = self.recorder;
-        let routes = Router::new().route("/metrics", get(move || async move { recorder.render() }));
+        let routes = others.route("/metrics", get(move || async move { recorder.render() }));
         axum::serve(self.socket, routes).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 }

@@ -4,34 +4,41 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::refusal::Refusal;
-
 /// Open connections by address.
 #[derive(Debug)]
-pub(crate) struct Addresses {
+pub struct Addresses {
     limit: Option<usize>,
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// A connection that counts against its address for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Counted<'a> {
+pub struct Counted<'a> {
     addresses: &'a Addresses,
     address: IpAddr,
 }
 
+/// No room for one more from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many connections from this address")]
+pub struct TooManyFromAddress;
+
 impl Addresses {
-    pub(crate) fn new(limit: Option<usize>) -> Self {
+    /// At most so many from each address; without a limit nothing is counted.
+    pub fn new(limit: Option<usize>) -> Self {
         Self { limit, counts: Mutex::default() }
     }
 
     /// One more from there, if there may be.
-    pub(crate) fn count(&self, address: IpAddr) -> Result<Option<Counted<'_>>, Refusal> {
+    ///
+    /// # Errors
+    /// [`TooManyFromAddress`].
+    pub fn count(&self, address: IpAddr) -> Result<Option<Counted<'_>>, TooManyFromAddress> {
         let Some(limit) = self.limit else { return Ok(None) };
         let mut counts = self.counts();
         let count = counts.entry(address).or_default();
         if *count >= limit {
-            return Err(Refusal::TooManyFromAddress);
+            return Err(TooManyFromAddress);
         }
         *count += 1;
         Ok(Some(Counted { addresses: self, address }))

@@ -1,0 +1,94 @@
+//! `[tls]`: the broker's own papers, and whom it believes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fleetkey_identity::{Crl, FleetRoots, IdentityKey, Role, chain_from_pem};
+use fleetkey_wire::FleetId;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::{SettingsError, read};
+use crate::crl_file::CrlFile;
+
+/// Certificates and keys, as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSettings {
+    /// The fleet's roots.
+    pub roots: PathBuf,
+    /// The broker's certificate, and its issuer's if that is no root.
+    pub certificate: PathBuf,
+    /// The broker's private key.
+    pub key: PathBuf,
+    /// Certificates that no longer count. It is read again when it changes.
+    pub crl: Option<PathBuf>,
+}
+
+/// What TLS is set up from.
+#[derive(Debug)]
+pub struct TlsSetup {
+    /// The fleet of the roots.
+    pub fleet: FleetId,
+    /// What connections are accepted with.
+    pub config: Arc<rustls::ServerConfig>,
+    /// The CRL in force at the start, and where the next one will be.
+    pub crl: Option<(CrlFile, Crl)>,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self {
+            roots: "fleet-roots.pem".into(),
+            certificate: "broker.crt".into(),
+            key: "broker.key".into(),
+            crl: None,
+        }
+    }
+}
+
+impl TlsSettings {
+    /// The files, to be made relative to where they are named.
+    pub fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Self { roots, certificate, key, crl } = self;
+        [roots, certificate, key].into_iter().chain(crl.as_mut())
+    }
+
+    /// Reads every file that is named, and checks that they belong together.
+    ///
+    /// # Errors
+    /// [`SettingsError`], naming what does not.
+    pub fn read(&self) -> Result<TlsSetup, SettingsError> {
+        let pem = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SettingsError::Pem { path, source }
+        };
+        let roots = FleetRoots::from_pem(&read(&self.roots)?).map_err(pem(&self.roots))?;
+        let chain = chain_from_pem(&read(&self.certificate)?).map_err(pem(&self.certificate))?;
+        let key_text = Zeroizing::new(read(&self.key)?);
+        let key = IdentityKey::from_pkcs8_pem(&key_text).map_err(pem(&self.key))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let identity = roots
+            .verify(&chain, i64::try_from(now).ok())
+            .map_err(|source| SettingsError::Certificate { path: self.certificate.clone(), source })?;
+        match identity.role {
+            Role::Broker if identity.server_auth => {}
+            Role::Broker => return Err(SettingsError::NoHostName { path: self.certificate.clone() }),
+            role @ (Role::Coordinator { .. } | Role::Registrar | Role::Operator { .. } | Role::Device(_)) => {
+                return Err(SettingsError::NotBroker { path: self.certificate.clone(), role });
+            }
+        }
+        let config = fleetkey_identity::tls::server_config(&chain, &key, &roots).map_err(|source| {
+            SettingsError::Tls { certificate: self.certificate.clone(), key: self.key.clone(), source }
+        })?;
+        let fleet = roots.fleet();
+        let mut crl = None;
+        if let Some(path) = &self.crl {
+            let file = CrlFile::new(path.clone(), roots, chain);
+            let first = file.read()?;
+            crl = Some((file, first));
+        }
+        Ok(TlsSetup { fleet, config, crl })
+    }
+}
