@@ -33,6 +33,16 @@ pub struct ErrorBody {
 pub struct NewDevice {
     /// A label for people.
     pub name: String,
+    /// Its id; a random one where none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<DeviceId>,
+    /// Its public key (Ed25519, 64 hexadecimal digits), where whoever asks has made the pair. Asked again with the same
+    /// name, id and key, the same device gets its certificate again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// What it is labelled with: `key=value,key=value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
 }
 
 /// `POST /v1/claims`: a pre-shared secret that lets devices in over EST.
@@ -162,7 +172,7 @@ pub struct Bundle {
     pub broker: String,
     /// Its certificate chain, PEM, leaf first.
     pub certificate: String,
-    /// Its private key, PEM.
+    /// Its private key, PEM; empty where whoever asked has made the pair.
     pub private_key: String,
     /// The roots that it pins, PEM.
     pub fleet_roots: String,

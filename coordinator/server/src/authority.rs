@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use fleetkey_coordinator_core::certificates::NewCertificate;
+use fleetkey_coordinator_core::{Labels, Standing};
 use fleetkey_est::About;
 use fleetkey_identity::{
     FleetCa, FleetRoots, IdentityKey, IssueError, KeyId, Revoked, Role, Validity, chain_to_pem,
@@ -47,6 +48,19 @@ pub struct Authority {
     validities: Validities,
 }
 
+/// A device that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewIdentity {
+    /// A label for people.
+    pub name: String,
+    /// Its id, or a random one.
+    pub id: Option<DeviceId>,
+    /// Its public key, where the pair is made elsewhere.
+    pub public_key: Option<[u8; 32]>,
+    /// Its labels.
+    pub labels: Option<Labels>,
+}
+
 /// A certificate, and what has to be stored before anybody gets it.
 #[derive(Debug, Clone)]
 pub(crate) struct Issued {
@@ -78,28 +92,54 @@ impl Authority {
         Self { validities, ..self }
     }
 
-    /// Makes a key pair and a certificate, and enrols the device. Its certificate has no end: nobody renews what was
+    /// Makes a key pair, if there is none yet, and a certificate, and enrols the device. Its certificate has no end: nobody renews what was
     /// installed by hand, and what ends it is revocation.
     ///
     /// # Errors
     /// [`AuthorityError`]; the identity is then forgotten.
-    pub async fn provision(&self, service: &ServiceHandle, name: &str) -> Result<Bundle, AuthorityError> {
-        let (id, key) = (DeviceId::random(&mut OsRng), IdentityKey::generate(&mut OsRng));
-        let issued = self.certify(id, &key.public_key(), Validity::without_end(now()))?;
-        let (label, public_key, record) = (name.to_owned(), key.public_key(), issued.record);
+    pub async fn provision(
+        &self,
+        service: &ServiceHandle,
+        new: NewIdentity,
+    ) -> Result<Bundle, AuthorityError> {
+        let NewIdentity { name, id, public_key, labels } = new;
+        let id = id.unwrap_or_else(|| DeviceId::random(&mut OsRng));
+        let (public_key, private_key) = match public_key {
+            Some(theirs) => (theirs, String::new()),
+            None => {
+                let key = IdentityKey::generate(&mut OsRng);
+                (key.public_key(), key.to_pkcs8_pem().to_string())
+            }
+        };
+        let issued = self.certify(id, &public_key, Validity::without_end(now()))?;
+        let (label, record) = (name.clone(), issued.record);
         service
-            .decide(move |coordinator, now, _| {
-                coordinator.enroll_device(id, &label, public_key, now)?;
-                coordinator.record_certificate(record, now)
+            .decide(move |coordinator, now, rng| {
+                // Whoever lost the answer asks again, with the same key.
+                let is_here = coordinator.device(id).is_some_and(|known| {
+                    known.name == label
+                        && known.public_key == public_key
+                        && known.standing == Standing::Enrolled
+                });
+                if !is_here {
+                    coordinator.enroll_device(id, &label, public_key, now)?;
+                }
+                coordinator.record_certificate(record, now)?;
+                match labels {
+                    Some(labels) if coordinator.device(id).is_some_and(|known| known.labels != labels) => {
+                        coordinator.label_device(id, labels, now, rng)
+                    }
+                    Some(_) | None => Ok(()),
+                }
             })
             .await?;
         Ok(Bundle {
             fleet: self.ca.fleet(),
             device: id,
-            name: name.to_owned(),
+            name,
             broker: self.broker.clone(),
             certificate: chain_to_pem(&issued.chain),
-            private_key: key.to_pkcs8_pem().to_string(),
+            private_key,
             fleet_roots: self.roots.to_pem(),
             coordinator_certificate: chain_to_pem(&self.coordinator),
         })

@@ -8,6 +8,7 @@ mod client;
 mod device;
 mod doctor;
 mod group;
+mod provision_list;
 mod show;
 mod wait;
 

@@ -33,7 +33,7 @@ mod stats;
 mod store;
 pub mod when;
 
-pub use authority::{Authority, AuthorityError, Validities};
+pub use authority::{Authority, AuthorityError, NewIdentity, Validities};
 pub use backup_file::{
     BACKUP_FILE_VERSION, BackupHeader, BadBackupFile, MAX_BACKUP_BYTES, inspect as inspect_backup,
     seal_backup,

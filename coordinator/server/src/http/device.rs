@@ -11,9 +11,10 @@ use fleetkey_identity::{Role, chain_from_pem};
 use fleetkey_wire::{DeviceId, Now};
 
 use super::answers::{ApiError, Body, Name};
+use super::enrolment::read_labels;
 use super::{Api, Shared};
 use crate::api::{Adoption, DeviceList, DeviceView, MembershipView, NewDevice, Revocation, Revoked};
-use crate::authority::AuthorityError;
+use crate::authority::{AuthorityError, NewIdentity};
 use crate::clock;
 
 pub(super) async fn list(State(api): Shared) -> Result<Json<DeviceList>, ApiError> {
@@ -36,14 +37,27 @@ pub(super) async fn show(State(api): Shared, Name(name): Name) -> Result<Json<De
 
 pub(super) async fn provision(
     State(api): Shared,
-    Body(NewDevice { name }): Body<NewDevice>,
+    Body(NewDevice { name, id, public_key, labels }): Body<NewDevice>,
 ) -> Result<Response, ApiError> {
     let authority = api.authority.as_ref().ok_or(ApiError::NoAuthority)?;
-    let bundle = authority.provision(&api.service, &name).await.map_err(|failed| match failed {
+    let new = NewIdentity {
+        name,
+        id,
+        public_key: public_key.as_deref().map(read_public_key).transpose()?,
+        labels: labels.as_deref().map(read_labels).transpose()?,
+    };
+    let bundle = authority.provision(&api.service, new).await.map_err(|failed| match failed {
         AuthorityError::Command(command) => ApiError::Command(command),
         AuthorityError::Issue(error) => ApiError::Issue(error),
     })?;
     Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(bundle)).into_response())
+}
+
+fn read_public_key(text: &str) -> Result<[u8; 32], ApiError> {
+    let mut key = [0; 32];
+    hex::decode_to_slice(text, &mut key)
+        .map(|()| key)
+        .map_err(|_| ApiError::BadRequest("public_key is not 64 hexadecimal digits".to_owned()))
 }
 
 /// Enrols a device by its own certificate: one that this coordinator does not know, or knows no more.
