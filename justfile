@@ -42,6 +42,10 @@ faults STOP_SECONDS="20" AWAY_SECONDS="20": binaries
 rabbitmq:
     cargo test --locked -p fleetkey-gate --test rabbitmq -- --ignored --nocapture
 
+# The CA's key in a token: SoftHSM (Debian's softhsm2).
+pkcs11:
+    cargo test --locked -p fleetkey-coordinator --features pkcs11 --test pkcs11 -- --nocapture
+
 # What `kills` and `faults` run.
 [private]
 binaries:

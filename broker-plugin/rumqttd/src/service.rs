@@ -2,12 +2,14 @@
 //!
 //! Leaves to `main` the command line, logs and signals.
 
+mod certificate_file;
 mod crl_file;
 mod gate_service;
 mod metrics_endpoint;
 mod settings;
 
-pub use crl_file::{CrlError, CrlFile};
+pub use certificate_file::CertificateFile;
+pub use crl_file::{CrlError, CrlFile, Crls};
 pub use fleetkey_policy_follow::{Follower, MAX_UPDATE_BYTES, PolicySource, follow};
 pub use gate_service::{GateError, GateService, RunningGate};
 pub use metrics_endpoint::{MetricsEndpoint, MetricsError};

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
+use base64::Engine as _;
 use fleetkey_identity::{FleetRoots, IdentityKey, Role, chain_from_pem};
 use support::*;
 
@@ -90,4 +91,43 @@ fn a_list_comes_from_standard_input() {
     child.stdin.take().unwrap().write_all(b"name\npump-1\n").unwrap();
     assert!(child.wait_with_output().unwrap().status.success());
     identity_of(&out.join("pump-1"));
+}
+
+#[test]
+fn a_device_that_was_away_gets_a_further_certificate_on_its_own_key_and_no_other() {
+    let home = Home::with_fleet();
+    let serving = home.serve();
+    let bundle = home.directory.path().join("pump-1");
+    serving.ok(&["device", "provision", "pump-1", "--out", bundle.to_str().unwrap()]);
+    let (role, key) = identity_of(&bundle);
+    let out = home.directory.path().join("new.crt");
+    let request = |key: &IdentityKey| {
+        let der = fleetkey_identity::signing_request(key, "whoever");
+        let file = home.directory.path().join("request.pem");
+        // Base64 in one line, as some tools write it.
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        fs::write(
+            &file,
+            format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n"),
+        )
+        .unwrap();
+        file
+    };
+    let certify = |file: &Path| {
+        let (file, out) = (file.to_str().unwrap().to_owned(), out.to_str().unwrap().to_owned());
+        serving.command(&["device", "certify", "pump-1", "--csr", &file, "--out", &out])
+    };
+    let other = IdentityKey::generate(&mut rand_core::OsRng);
+    let refused = failure(&run(&mut certify(&request(&other))));
+    assert!(refused.contains("another key"), "{refused}");
+    assert!(!out.exists());
+    ok(&run(&mut certify(&request(&key))));
+    let roots = FleetRoots::from_pem(&fs::read_to_string(home.file("fleet-roots.pem")).unwrap()).unwrap();
+    let chain = chain_from_pem(&fs::read_to_string(&out).unwrap()).unwrap();
+    let identity = roots.verify(&chain, None).unwrap();
+    assert_eq!((identity.role, identity.public_key), (role, key.public_key()));
+    fs::remove_file(&out).unwrap();
+    serving.ok(&["revoke", "pump-1", "--reason", "lost"]);
+    let refused = failure(&run(&mut certify(&request(&key))));
+    assert!(refused.contains("revoked"), "{refused}");
 }

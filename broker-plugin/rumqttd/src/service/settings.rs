@@ -13,14 +13,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use config::{Environment, File, FileFormat};
-use fleetkey_identity::{Crl, FleetRoots, IdentityKey, Role, chain_from_pem};
+use fleetkey_identity::tls::{OwnCertificate, renewable_server_config};
+use fleetkey_identity::{FleetRoots, IdentityKey, Role, chain_from_pem};
 use fleetkey_policy::CellAccess;
 use fleetkey_policy_follow::PolicySource;
 use fleetkey_wire::FleetId;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::crl_file::CrlFile;
+use super::certificate_file::CertificateFile;
+use super::crl_file::{CrlFile, Crls};
 use crate::config::{BrokerConfig, FanOutKind, Listener};
 
 pub use error::SettingsError;
@@ -174,7 +176,9 @@ pub struct Setup {
     /// The broker, unless it only answers for another.
     pub broker: Option<BrokerConfig>,
     /// The CRL in force at the start, and where the next one will be.
-    pub crl: Option<(CrlFile, Crl)>,
+    pub crl: Option<(CrlFile, Crls)>,
+    /// The broker's certificate, where the next one will be.
+    pub certificate: Option<CertificateFile>,
     /// Answers for brokers that ask.
     pub gate: Option<GateSetup>,
     /// Who may subscribe to a cell.
@@ -252,12 +256,12 @@ impl Settings {
         let mut listeners: Vec<_> =
             insecure_loopback.iter().map(|address| Listener::insecure_loopback(*address)).collect();
         listeners.iter().try_for_each(Listener::check)?;
-        let mut crl = None;
+        let (mut crl, mut certificate) = (None, None);
         let fleet = if tls.is_empty() {
             self.fleet.ok_or(SettingsError::NoFleet)?
         } else {
-            let TlsSetup { fleet: of_roots, config, crl: read } = self.tls.read()?;
-            crl = read;
+            let TlsSetup { fleet: of_roots, config, certificate: own, crl: read } = self.tls.read()?;
+            (crl, certificate) = (read, Some(own));
             listeners.extend(tls.iter().map(|address| Listener::tls(*address, config.clone())));
             match self.fleet {
                 Some(set) if set != of_roots => {
@@ -273,7 +277,7 @@ impl Settings {
         let (access, policy) = self.policy.read()?;
         let limits = self.limits.limits()?;
         let broker = (!listeners.is_empty()).then_some(BrokerConfig { fleet, listeners, limits, fan_out });
-        Ok(Setup { fleet, broker, crl, gate, access, policy })
+        Ok(Setup { fleet, broker, crl, certificate, gate, access, policy })
     }
 }
 
@@ -281,11 +285,20 @@ impl Settings {
 struct TlsSetup {
     fleet: FleetId,
     config: Arc<rustls::ServerConfig>,
-    crl: Option<(CrlFile, Crl)>,
+    certificate: CertificateFile,
+    crl: Option<(CrlFile, Crls)>,
+}
+
+/// The broker's own files, read and checked.
+pub(crate) struct OwnFiles {
+    pub(crate) roots: FleetRoots,
+    pub(crate) chain: Vec<Vec<u8>>,
+    pub(crate) key: IdentityKey,
+    pub(crate) not_after_unix_seconds: i64,
 }
 
 impl TlsSettings {
-    fn read(&self) -> Result<TlsSetup, SettingsError> {
+    pub(crate) fn read_own(&self) -> Result<OwnFiles, SettingsError> {
         let pem = |path: &Path| {
             let path = path.to_owned();
             move |source| SettingsError::Pem { path, source }
@@ -305,17 +318,28 @@ impl TlsSettings {
                 return Err(SettingsError::NotBroker { path: self.certificate.clone(), role });
             }
         }
-        let config = fleetkey_identity::tls::server_config(&chain, &key, &roots).map_err(|source| {
-            SettingsError::Tls { certificate: self.certificate.clone(), key: self.key.clone(), source }
-        })?;
+        let not_after_unix_seconds = identity.not_after_unix_seconds;
+        Ok(OwnFiles { roots, chain, key, not_after_unix_seconds })
+    }
+
+    fn read(&self) -> Result<TlsSetup, SettingsError> {
+        let OwnFiles { roots, chain, key, .. } = self.read_own()?;
+        let tls = |source| SettingsError::Tls {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            source,
+        };
+        let own = OwnCertificate::new(&chain, &key).map_err(tls)?;
+        let config = renewable_server_config(&own, &roots).map_err(tls)?;
         let fleet = roots.fleet();
         let mut crl = None;
         if let Some(path) = &self.crl {
-            let file = CrlFile::new(path.clone(), roots, chain);
+            let file = CrlFile::new(path.clone(), roots.clone(), chain);
             let first = file.read()?;
             crl = Some((file, first));
         }
-        Ok(TlsSetup { fleet, config, crl })
+        let certificate = CertificateFile::new(self.clone(), own, roots);
+        Ok(TlsSetup { fleet, config, certificate, crl })
     }
 }
 
