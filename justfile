@@ -58,6 +58,10 @@ rmqtt-cluster DEVICES="1000":
     cd broker-plugin/rmqtt && cargo test --locked --features cluster -- --nocapture
     broker-plugin/rmqtt/demo.sh {{DEVICES}}
 
+# The CA's key in a token: SoftHSM (Debian's softhsm2).
+pkcs11:
+    cargo test --locked -p fleetkey-coordinator --features pkcs11 --test pkcs11 -- --nocapture
+
 # What `kills`, `faults` and `crowds` run.
 [private]
 binaries:

@@ -137,6 +137,18 @@ impl Est {
         serde_json::from_slice(&body).map_err(|error| EstError::Senseless(error.to_string()))
     }
 
+    /// The CAs' certificates (DER). Nobody has checked them yet.
+    ///
+    /// # Errors
+    /// [`EstError`].
+    pub async fn ca_certificates(&self) -> Result<Vec<Vec<u8>>, EstError> {
+        let (status, _, body) = self.ask("cacerts", None, Bytes::new()).await?;
+        if status != StatusCode::OK {
+            return Err(refused(status, &body));
+        }
+        certs_only(&body)
+    }
+
     /// Asks for a first certificate with a claim, or with the certificate that TLS shows.
     ///
     /// # Errors
@@ -162,12 +174,7 @@ impl Est {
         let (status, retry_after, body) =
             self.ask(operation, claim, Bytes::from(STANDARD.encode(request))).await?;
         match status {
-            StatusCode::OK => {
-                let text: Vec<u8> = body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-                let der = STANDARD.decode(text).map_err(|error| EstError::Senseless(error.to_string()))?;
-                let chain = pkcs7::decode_certificates(&der);
-                chain.map(Answer::Issued).map_err(|error| EstError::Senseless(error.to_string()))
-            }
+            StatusCode::OK => certs_only(&body).map(Answer::Issued),
             StatusCode::ACCEPTED | StatusCode::SERVICE_UNAVAILABLE => {
                 Ok(Answer::AskAgain(retry_after.unwrap_or(ASK_AGAIN).clamp(Duration::from_secs(1), MAX_WAIT)))
             }
@@ -244,6 +251,12 @@ impl Est {
     fn unreachable(&self, why: String) -> EstError {
         EstError::Unreachable { host: self.url.host.clone(), port: self.url.port, why }
     }
+}
+
+fn certs_only(body: &[u8]) -> Result<Vec<Vec<u8>>, EstError> {
+    let text: Vec<u8> = body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let der = STANDARD.decode(text).map_err(|error| EstError::Senseless(error.to_string()))?;
+    pkcs7::decode_certificates(&der).map_err(|error| EstError::Senseless(error.to_string()))
 }
 
 fn retry_after<B>(answer: &Response<B>) -> Option<Duration> {

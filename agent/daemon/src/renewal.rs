@@ -13,10 +13,12 @@ use rand_core::{OsRng, RngCore as _};
 use crate::enrol::{EnrolError, check};
 use crate::est::{Answer, Est, EstUrl};
 
-/// How often a device looks at its certificate.
-const LOOK_EVERY: Duration = Duration::from_secs(3_600);
-/// How long it waits after an attempt that failed, at first; it doubles up to [`LOOK_EVERY`].
+/// How often a device looks at its certificate and the clock on the wall: one that slept renews when it wakes.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How long it waits after an attempt that failed, at first; it doubles up to [`MAX_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(60);
+/// The longest wait between two attempts.
+const MAX_WAIT: Duration = Duration::from_secs(3_600);
 
 /// What is renewed, and where.
 pub struct Renewal {
@@ -24,6 +26,8 @@ pub struct Renewal {
     pub est: EstUrl,
     /// The fleet's roots.
     pub roots: FleetRoots,
+    /// Their file.
+    pub roots_file: PathBuf,
     /// The device.
     pub device: DeviceId,
     /// Its key.
@@ -50,13 +54,13 @@ impl Renewal {
                     tracing::info!(device = %self.device, "certificate renewed");
                     wait = FIRST_WAIT;
                     // It may be due again, on a clock that is ahead: once an hour is enough.
-                    tokio::time::sleep(LOOK_EVERY).await;
+                    tokio::time::sleep(MAX_WAIT).await;
                 }
                 Ok(Some(later)) => tokio::time::sleep(later.max(wait) + jitter(later.max(wait))).await,
                 Err(error) => {
                     tracing::warn!(device = %self.device, %error, "the certificate was not renewed: trying again");
                     tokio::time::sleep(wait + jitter(wait)).await;
-                    wait = (wait * 2).min(LOOK_EVERY);
+                    wait = (wait * 2).min(MAX_WAIT);
                 }
             }
         }
@@ -65,8 +69,7 @@ impl Renewal {
     /// Whether two thirds of the certificate's time are over.
     pub fn is_due(&self, now_unix_seconds: i64) -> bool {
         let Some(Ok(leaf)) = self.chain.first().map(|leaf| read_certificate(leaf)) else { return false };
-        let (begin, end) = (leaf.not_before_unix_seconds, leaf.not_after_unix_seconds);
-        now_unix_seconds >= begin + (end - begin) / 3 * 2
+        leaf.is_due(now_unix_seconds)
     }
 
     /// Asks for the next certificate. How long to wait, if it is not to be had yet.
@@ -76,7 +79,13 @@ impl Renewal {
     pub async fn renew(&mut self) -> Result<Option<Duration>, EnrolError> {
         let tls = enrolment_client_config(Some((&self.chain, &self.key)), &self.roots)?;
         let request = signing_request(&self.key, &self.device.to_string());
-        let chain = match Est::new(self.est.clone(), tls).reenrol(&request).await? {
+        let est = Est::new(self.est.clone(), tls);
+        // Before anything rests on them; what is not vouched for by a root that is pinned is passed over.
+        if self.roots.learn(&est.ca_certificates().await?) > 0 {
+            write_private(&self.roots_file, self.roots.to_pem().as_bytes(), true)?;
+            tracing::info!(device = %self.device, "a new root of the fleet is pinned");
+        }
+        let chain = match est.reenrol(&request).await? {
             Answer::Issued(chain) => chain,
             Answer::AskAgain(wait) => return Ok(Some(wait)),
         };

@@ -347,7 +347,8 @@ impl Settings {
         let Some(est) = &self.est else { return Ok(None) };
         let est = est.parse().map_err(|why: EstError| SettingsError::Est { why: why.to_string() })?;
         let (roots, key, device) = (roots.clone(), key.clone(), self.device);
-        Ok(Some(Renewal { est, roots, device, key, chain, own, file: self.certificate.clone() }))
+        let (file, roots_file) = (self.certificate.clone(), self.roots.clone());
+        Ok(Some(Renewal { est, roots, roots_file, device, key, chain, own, file }))
     }
 
     fn read_key(&self) -> Result<IdentityKey, SettingsError> {

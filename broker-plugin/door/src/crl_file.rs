@@ -68,27 +68,33 @@ impl CrlFile {
         Self { path, roots, others }
     }
 
-    /// Reads the list, and checks who made it.
+    /// Reads the lists, one of each CA, and checks who made them.
     ///
     /// # Errors
     /// [`CrlError`].
-    pub fn read(&self) -> Result<Crl, CrlError> {
+    pub fn read(&self) -> Result<Crls, CrlError> {
         let unreadable = |source| CrlError::Read { path: self.path.clone(), source };
         let file = std::fs::File::open(&self.path).map_err(unreadable)?;
         let mut bytes = Vec::new();
         // PEM is a third longer than what it holds.
         file.take(MAX_CRL_BYTES as u64 * 2).read_to_end(&mut bytes).map_err(unreadable)?;
         let bad = |source| CrlError::Bad { path: self.path.clone(), source };
-        let crl = Crl::read(&bytes).map_err(bad)?;
-        self.roots.check_crl(&crl, &self.others).map_err(bad)?;
-        Ok(crl)
+        let lists = Crl::read_all(&bytes).map_err(bad)?;
+        // CAs that came later than this broker's certificate stand beside their lists.
+        let mut others = fleetkey_identity::certificates_among_crls(&String::from_utf8_lossy(&bytes));
+        others.extend(self.others.iter().cloned());
+        for list in &lists {
+            self.roots.check_crl(list, &others).map_err(bad)?;
+        }
+        self.roots.hear_of(&others);
+        Ok(Crls(lists))
     }
 
     /// Puts the list in force, then each one that takes its place. Never ends.
-    pub async fn follow(self, mut current: Crl, obey: impl Fn(&Crl) -> usize) {
+    pub async fn follow(self, mut current: Crls, obey: impl Fn(&Crl) -> usize) {
         let mut stamp = None;
         let mut clock = tokio::time::interval(LOOK_EVERY);
-        in_force(&current, obey(&current));
+        self.put_in_force(&current, &obey);
         loop {
             clock.tick().await;
             let now = std::fs::metadata(&self.path).ok().as_ref().map(Stamp::of);
@@ -101,19 +107,19 @@ impl CrlFile {
                 move || file.read()
             });
             let outcome = match read.await {
-                Ok(outcome) => outcome.and_then(|crl| newer(&self.path, &current, crl)),
+                Ok(outcome) => outcome.and_then(|lists| current.and_newer(&self.path, lists)),
                 // It panicked, which has been reported, or the process ends.
                 Err(_) => continue,
             };
             match outcome {
                 Ok(None) => {}
-                Ok(Some(crl)) => {
-                    in_force(&crl, obey(&crl));
-                    current = crl;
+                Ok(Some(lists)) => {
+                    self.put_in_force(&lists, &obey);
+                    current = lists;
                 }
                 Err(error) => {
                     counter!("fleetkey_broker_crl_failures_total").increment(1);
-                    tracing::warn!(%error, in_force = current.number, "the CRL has changed, and is not used");
+                    tracing::warn!(%error, in_force = current.number(), "the CRL has changed, and is not used");
                 }
             }
         }
@@ -126,12 +132,64 @@ impl Stamp {
     }
 }
 
-/// The list, if it is another than the current one.
-fn newer(path: &Path, current: &Crl, crl: Crl) -> Result<Option<Crl>, CrlError> {
-    if crl.number < current.number {
-        return Err(CrlError::Older { path: path.to_owned(), got: crl.number, current: current.number });
+/// The lists in force, one of each CA.
+#[derive(Debug, Clone)]
+pub struct Crls(Vec<Crl>);
+
+impl Crls {
+    /// The highest number among them.
+    pub fn number(&self) -> u64 {
+        self.0.iter().map(|list| list.number).max().unwrap_or(0)
     }
-    Ok((crl.number > current.number).then_some(crl))
+
+    /// These lists, each in the place of the one before of the same CA; none if nothing is new. A CA of which there is no
+    /// list any more keeps the one it had.
+    fn and_newer(&self, path: &Path, lists: Self) -> Result<Option<Self>, CrlError> {
+        let (mut all, mut is_new) = (self.0.clone(), false);
+        for list in lists.0 {
+            match all.iter_mut().find(|known| known.is_of_same_ca(&list)) {
+                Some(known) if list.number < known.number => {
+                    let (got, current) = (list.number, known.number);
+                    return Err(CrlError::Older { path: path.to_owned(), got, current });
+                }
+                Some(known) if list.number == known.number => {}
+                Some(known) => {
+                    is_new = true;
+                    *known = list;
+                }
+                None => {
+                    is_new = true;
+                    all.push(list);
+                }
+            }
+        }
+        Ok(is_new.then_some(Self(all)))
+    }
+
+    /// All of them as one: no two CAs of a fleet give the same serial number.
+    fn merged(&self) -> Option<Crl> {
+        let (first, rest) = self.0.split_first()?;
+        let mut merged = first.clone();
+        for list in rest {
+            merged.number = merged.number.max(list.number);
+            merged.revoked.extend(list.revoked.iter().map(|(serial, at)| (serial.clone(), *at)));
+            // The one that is due first.
+            merged.next_update_unix_seconds =
+                merged.next_update_unix_seconds.into_iter().chain(list.next_update_unix_seconds).min();
+        }
+        Some(merged)
+    }
+}
+
+impl CrlFile {
+    fn put_in_force(&self, lists: &Crls, obey: &impl Fn(&Crl) -> usize) {
+        for list in &lists.0 {
+            self.roots.close(list);
+        }
+        if let Some(merged) = lists.merged() {
+            in_force(&merged, obey(&merged));
+        }
+    }
 }
 
 fn in_force(crl: &Crl, ended: usize) {

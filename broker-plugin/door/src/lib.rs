@@ -6,6 +6,7 @@
 //! papers      who the certificate says it is, and for how long
 //! addresses   how many connections each address has
 //! rate        how much a device may say
+//! certificate_file  the broker's own certificate, read again when it changes
 //! crl_file    certificates that no longer count
 //! settings    TLS, policy and logs as they stand in a file
 //! process     logs, files, /metrics
@@ -14,6 +15,7 @@
 //! Deliberately absent: MQTT, sessions, what the policy decides.
 
 pub mod addresses;
+pub mod certificate_file;
 pub mod crl_file;
 pub mod handshake;
 pub mod metrics_endpoint;

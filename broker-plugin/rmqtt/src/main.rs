@@ -154,6 +154,7 @@ async fn serve(setup: Setup, metrics: Option<SocketAddr>) -> anyhow::Result<()> 
         tracing::info!(address = %endpoint.local_addr()?, "serving /metrics and /health");
         tokio::spawn(endpoint.serve_with(health(&node, policy), stop.clone()));
     }
+    tokio::spawn(stop.clone().run_until_cancelled_owned(setup.certificate.follow()));
     let failed = {
         let crl_followed = async {
             match setup.crl {

@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use config::Environment;
-use fleetkey_door::crl_file::CrlFile;
+use fleetkey_door::certificate_file::CertificateFile;
+use fleetkey_door::crl_file::{CrlFile, Crls};
 use fleetkey_door::settings::{Layers, LogSettings, Overrides, PolicySettings, TlsSettings, TlsSetup, read};
-use fleetkey_identity::Crl;
 use fleetkey_policy::CellAccess;
 use fleetkey_policy_follow::PolicySource;
 use serde::Deserialize;
@@ -61,8 +61,10 @@ pub struct ListenSettings {
 pub struct Setup {
     /// The node.
     pub node: NodeConfig,
-    /// The CRL in force at the start, and where the next one will be.
-    pub crl: Option<(CrlFile, Crl)>,
+    /// The broker's own certificate, and where the next one will be.
+    pub certificate: CertificateFile,
+    /// The CRLs in force at the start, and where the next ones will be.
+    pub crl: Option<(CrlFile, Crls)>,
     /// Who may subscribe to a cell.
     pub access: CellAccess,
     /// The coordinator's stream.
@@ -111,9 +113,9 @@ impl Settings {
         let cluster = self.cluster.as_ref().map(ClusterSettings::read).transpose()?;
         let limits = self.limits.limits()?;
         let (access, policy) = self.policy.read()?;
-        let TlsSetup { fleet, config, crl } = self.tls.read()?;
+        let TlsSetup { fleet, config, certificate, crl } = self.tls.read()?;
         let node = NodeConfig { fleet, listen: self.listen.tls.clone(), tls: config, limits, cluster };
-        Ok(Setup { node, crl, access, policy })
+        Ok(Setup { node, certificate, crl, access, policy })
     }
 }
 

@@ -31,10 +31,6 @@ pub use broker::Broker;
 pub use config::{BrokerConfig, BrokerError, FanOutKind, Identify, Limits, Listener, QueueLimit};
 pub use fleetkey_door::rate::RateLimit;
 pub use fleetkey_policy as policy;
-<<<<<<< HEAD
 #[doc(hidden)]
 pub use packet::read_packets;
-pub use rate::RateLimit;
-=======
->>>>>>> rmqtt
 pub use stats::Stats;

@@ -26,7 +26,7 @@ A configuration file:
     [tls]                                       # PEM files, relative to this file
     roots = \"fleet-roots.pem\"
     certificate = \"broker.crt\"
-    key = \"broker.key\"
+    key = \"broker.key\"                         # read again, all three, when they change
     # crl = \"fleet.crl\"                        # certificates that no longer count; read again when it changes
 
     [listen]
@@ -136,6 +136,7 @@ async fn serve(setup: Setup, metrics: Option<SocketAddr>) -> anyhow::Result<()> 
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     let stop = CancellationToken::new();
     let _stop_others = stop.clone().drop_guard();
+    let stop_following = stop.clone();
     // Before the broker starts to count, but quiet until it is known to start.
     let endpoint = match metrics {
         Some(address) => Some(MetricsEndpoint::bind(address).await?),
@@ -177,6 +178,9 @@ async fn serve(setup: Setup, metrics: Option<SocketAddr>) -> anyhow::Result<()> 
             (Some(_) | None, _) => std::future::pending().await,
         }
     };
+    if let (Some(_), Some(certificate)) = (&broker, setup.certificate) {
+        tokio::spawn(stop_following.run_until_cancelled_owned(certificate.follow()));
+    }
     let failed = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,

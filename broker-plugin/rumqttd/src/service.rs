@@ -5,7 +5,8 @@
 mod gate_service;
 mod settings;
 
-pub use fleetkey_door::crl_file::{CrlError, CrlFile};
+pub use fleetkey_door::certificate_file::CertificateFile;
+pub use fleetkey_door::crl_file::{CrlError, CrlFile, Crls};
 pub use fleetkey_door::metrics_endpoint::{MetricsEndpoint, MetricsError};
 pub use fleetkey_policy_follow::{Follower, MAX_UPDATE_BYTES, PolicySource, follow};
 pub use gate_service::{GateError, GateService, RunningGate};

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use fleetkey_broker::policy::PolicyUpdate;
 use fleetkey_identity::{Revoked, Role, Validity, chain_to_pem, crl_to_pem, read_certificate};
+use fleetkey_wire::DeviceId;
 use support::*;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -336,7 +337,7 @@ async fn a_crl_takes_effect_when_its_file_changes_and_only_a_newer_one_of_the_fl
     let list = |pki: &Pki, number, serials: &[&Vec<u8>]| {
         let revoked: Vec<Revoked> =
             serials.iter().map(|serial| Revoked { serial: (*serial).clone(), unix_seconds: 1 }).collect();
-        crl_to_pem(&pki.ca.revocation_list(number, Validity::without_end(0), &revoked).unwrap())
+        crl_to_pem(&pki.ca.revocation_list(number, Validity::days_from(0, 90_000), &revoked).unwrap())
     };
     let config = "[listen]\ntls = ['127.0.0.1:0']\nmetrics = '127.0.0.1:0'\n[log]\nformat = 'json'\n\
         [policy]\ncells = 'any_device'\n[tls]\ncrl = 'fleet.crl'\n";
@@ -426,4 +427,92 @@ async fn a_gate_answers_with_and_without_mqtt_beside_it() {
         assert!(std::time::Instant::now() < deadline, "still let in");
     }
     assert_eq!(ask(B.to_string()).await, "allow");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_changes_is_shown_from_then_on_and_breaks_no_session() {
+    let files = Files::new();
+    let config = "[listen]\ntls = ['127.0.0.1:0']\n[log]\nformat = 'json'\n[policy]\ncells = 'any_device'\n";
+    let broker = Running::start(&files, config);
+    let address = broker.address("listening");
+    let (chain, key) = files.pki.issue(&Role::Device(A));
+    let tls = fleetkey_identity::tls::client_config(&chain, &key, &files.pki.roots).unwrap();
+    let mut a = Client::tls(address, Version::V5, tls).await.unwrap();
+    assert_eq!(a.connect(&A.to_string()).await, 0);
+
+    // Another root, and a certificate below it: taken together, or not at all.
+    let other = Pki::new(FLEET);
+    let (new_chain, new_key) = other.issue(&Role::Broker);
+    files.write("broker.crt", &chain_to_pem(&new_chain));
+    let unused = broker.said("the broker's certificate has changed, and is not used");
+    assert!(unused["error"].as_str().unwrap().contains("broker.crt"), "{unused}");
+    a.expect_nothing().await;
+    files.write("broker.key", &new_key.to_pkcs8_pem());
+    let both = [files.pki.roots.to_pem(), other.roots.to_pem()].concat();
+    files.write("fleet-roots.pem", &both);
+    broker.said("certificate in use");
+    a.expect_nothing().await;
+
+    let (chain, key) = other.issue(&Role::Device(B));
+    let sees_new = fleetkey_identity::tls::client_config(&chain, &key, &other.roots).unwrap();
+    let mut b = Client::tls(address, Version::V5, sees_new).await.unwrap();
+    assert_eq!(b.connect(&B.to_string()).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_several_cas_are_obeyed_and_the_last_of_one_closes_it() {
+    let files = Files::new();
+    let always = Validity::without_end(0);
+    let [former, current] =
+        [1, 2].map(|_| files.pki.ca.create_intermediate(&mut rand_core::OsRng, always).unwrap());
+    let device = |ca: &fleetkey_identity::FleetCa, id| {
+        let key = fleetkey_identity::IdentityKey::generate(&mut rand_core::OsRng);
+        let leaf = ca.issue(&Role::Device(id), &key.public_key(), &[], always).unwrap();
+        let serial = read_certificate(&leaf).unwrap().serial;
+        let tls = fleetkey_identity::tls::client_config(&ca.chain(leaf), &key, &files.pki.roots).unwrap();
+        (serial, tls)
+    };
+    let ((a_serial, a_tls), (b_serial, b_tls)) = (device(&former, A), device(&current, B));
+    let list = |ca: &fleetkey_identity::FleetCa, number, validity, serials: &[&Vec<u8>]| {
+        let revoked: Vec<Revoked> =
+            serials.iter().map(|serial| Revoked { serial: (*serial).clone(), unix_seconds: 1 }).collect();
+        let der = ca.revocation_list(number, validity, &revoked).unwrap();
+        ca.certificate_pem() + &crl_to_pem(&der)
+    };
+    let open = Validity::days_from(0, 90_000);
+    let both = |number, last, first: &[&Vec<u8>], second: &[&Vec<u8>]| {
+        list(&former, number, last, first) + &list(&current, number, open, second)
+    };
+    let config = "[listen]\ntls = ['127.0.0.1:0']\n[log]\nformat = 'json'\n\
+        [policy]\ncells = 'any_device'\n[tls]\ncrl = 'fleet.crl'\n";
+    files.write("fleet.crl", &both(1, open, &[], &[]));
+    let broker = Running::start(&files, config);
+    let address = broker.address("listening");
+    broker.said("CRL in force");
+    let connect = async |tls: &std::sync::Arc<rustls::ClientConfig>, id: DeviceId| {
+        let mut client = Client::tls(address, Version::V5, tls.clone()).await.unwrap();
+        let code = client.connect(&id.to_string()).await;
+        (client, code)
+    };
+    let ((mut a, for_a), (mut b, for_b)) = (connect(&a_tls, A).await, connect(&b_tls, B).await);
+    assert_eq!((for_a, for_b), (0, 0));
+    let publish = |text: &str| {
+        files.write("fleet.crl.new", text);
+        std::fs::rename(files.path().join("fleet.crl.new"), files.path().join("fleet.crl")).unwrap();
+    };
+    publish(&both(2, open, &[], &[&b_serial]));
+    b.expect_close(0x87).await;
+    a.expect_nothing().await;
+    // The last list of a CA ends what it names, and nobody else of that CA gets in, named or not.
+    publish(&both(3, always, &[&a_serial], &[&b_serial]));
+    a.expect_close(0x87).await;
+    let (_, unnamed) = device(&former, A);
+    let refused = match Client::tls(address, Version::V5, unnamed).await {
+        // The client is done before the broker has looked at its certificate.
+        Ok(mut client) => client.receive().await.is_none(),
+        Err(_) => true,
+    };
+    assert!(refused);
+    let (_, of_current) = device(&current, A);
+    assert_eq!(connect(&of_current, A).await.1, 0);
 }

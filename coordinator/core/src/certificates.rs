@@ -3,10 +3,13 @@
 //! The list is a function of what is stored: whoever is revoked is on it, in the transaction that revoked it. Leaves
 //! signing and publishing to whoever has the CA.
 
+use std::collections::BTreeMap;
+
 use fleetkey_wire::statement::KeyId;
 use fleetkey_wire::{DeviceId, Now};
 
 use crate::coordinator::Coordinator;
+use crate::device::Device;
 use crate::error::CommandError;
 use crate::records::{CertificateRecord, Standing};
 use crate::traces;
@@ -94,6 +97,45 @@ impl Coordinator {
             revoked.extend(listed.map(|certificate| (certificate.serial.clone(), unix_seconds)));
         }
         Ok(RevocationList { number, revoked })
+    }
+
+    /// The last revocation list of a CA: every certificate that it issued and that has not expired, whoever holds it.
+    ///
+    /// # Errors
+    /// [`CommandError::Superseded`].
+    pub fn last_revocation_list(&mut self, issuer: KeyId, now: Now) -> Result<RevocationList, CommandError> {
+        let mut list = self.next_revocation_list(issuer, now)?;
+        let since: BTreeMap<Vec<u8>, u64> = list.revoked.into_iter().collect();
+        let issued = self.devices.values().flat_map(|device| &device.certificates).filter(|certificate| {
+            certificate.issuer == issuer.0 && certificate.not_after_unix_seconds >= now.unix_seconds
+        });
+        let named = issued.map(|certificate| {
+            let serial = certificate.serial.clone();
+            let at = since.get(&serial).copied().unwrap_or(now.unix_seconds);
+            (serial, at)
+        });
+        list.revoked = named.collect();
+        Ok(list)
+    }
+
+    /// Devices that may still come in and have no certificate of `current` yet, but one of `former` that has not expired:
+    /// those that are cut off when `former` is retired. Without `former`, whatever they have.
+    pub fn devices_left_with(
+        &self,
+        former: Option<KeyId>,
+        current: KeyId,
+        now: Now,
+    ) -> impl Iterator<Item = DeviceId> {
+        let holds = move |device: &Device, issuer: KeyId| {
+            device.certificates.iter().any(|certificate| {
+                certificate.issuer == issuer.0 && certificate.not_after_unix_seconds >= now.unix_seconds
+            })
+        };
+        let left = self.devices.iter().filter(move |(_, device)| {
+            let has_former = former.is_none_or(|former| holds(device, former));
+            !device.is_revoked() && has_former && !holds(device, current)
+        });
+        left.map(|(id, _)| *id)
     }
 
     /// The certificates of a device that have not expired, as far as they are known.

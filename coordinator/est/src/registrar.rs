@@ -111,6 +111,9 @@ pub trait Registrar: Send + Sync + 'static {
     /// The newest revocation list (DER).
     fn revocation_list(&self) -> Option<Bytes>;
 
+    /// The newest revocation list (DER) of the CA with this id.
+    fn revocation_list_of(&self, ca: &str) -> Option<Bytes>;
+
     /// What a device has to know besides its certificate, as JSON: see [`About`].
     fn about(&self) -> About;
 

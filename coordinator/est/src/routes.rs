@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -58,6 +58,7 @@ pub fn router<R: Registrar>(registrar: Arc<R>, roots: FleetRoots, manufacturers:
         .route("/.well-known/est/cacerts", get(ca_certificates))
         .route("/.well-known/est/csrattrs", get(csr_attributes))
         .route("/.well-known/est/crl", get(revocation_list))
+        .route("/.well-known/est/crl/{ca}", get(revocation_list_of))
         .route("/.well-known/est/fleet", get(about))
         .route("/.well-known/est/simpleenroll", post(enrol))
         .route("/.well-known/est/simplereenroll", post(reenrol))
@@ -75,7 +76,15 @@ async fn csr_attributes() -> Response {
 }
 
 async fn revocation_list<R: Registrar>(State(desk): Shared<R>) -> Response {
-    match desk.registrar.revocation_list() {
+    list_or_none(desk.registrar.revocation_list())
+}
+
+async fn revocation_list_of<R: Registrar>(State(desk): Shared<R>, Path(ca): Path<String>) -> Response {
+    list_or_none(desk.registrar.revocation_list_of(&ca))
+}
+
+fn list_or_none(list: Option<Bytes>) -> Response {
+    match list {
         Some(list) => ([(CONTENT_TYPE, "application/pkix-crl")], list).into_response(),
         None => (StatusCode::NOT_FOUND, "there is no revocation list yet\n").into_response(),
     }

@@ -34,6 +34,16 @@ pub struct ErrorBody {
 pub struct NewDevice {
     /// A label for people.
     pub name: String,
+    /// Its id; a random one where none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<DeviceId>,
+    /// Its public key (Ed25519, 64 hexadecimal digits), where whoever asks has made the pair. Asked again with the same
+    /// name, id and key, the same device gets its certificate again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// What it is labelled with: `key=value,key=value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
 }
 
 /// `POST /v1/claims`: a pre-shared secret that lets devices in over EST.
@@ -140,6 +150,66 @@ pub struct LabelText {
     pub labels: String,
 }
 
+/// `POST /v1/devices/{device}/certify`: a further certificate for a device that cannot renew its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certification {
+    /// A signing request (PKCS #10, PEM) made with the device's key.
+    pub request: String,
+}
+
+/// A device's further certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certified {
+    /// Its chain, PEM, leaf first.
+    pub certificate: String,
+}
+
+/// `GET /v1/ca`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaList {
+    /// The CA that issues.
+    pub issuing: CaView,
+    /// CAs that issued before, and still count.
+    pub former: Vec<CaView>,
+    /// Ids of CAs that count no more.
+    pub retired: Vec<String>,
+    /// Ids of the pinned roots.
+    pub roots: Vec<String>,
+}
+
+/// A CA, and what hangs on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaView {
+    /// Its id.
+    pub id: String,
+    /// Whether it is a root.
+    pub is_root: bool,
+    /// Its last second.
+    pub not_after_unix_seconds: i64,
+    /// Devices that have a certificate of this CA, and none of the one that issues. Of the one that issues: none.
+    pub devices: usize,
+    /// Whether the coordinator's own certificate is of this CA.
+    pub coordinator: bool,
+}
+
+/// `POST /v1/ca/{ca}/retire`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retirement {
+    /// Even if somebody is cut off.
+    pub force: bool,
+}
+
+/// A CA that has been retired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetiredView {
+    /// Its id.
+    pub ca: String,
+    /// Where its key is, if it is a root's, to be put away.
+    pub root_key: Option<std::path::PathBuf>,
+}
+
 /// `POST /v1/devices/adopt`: enrol a device by the certificate that it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -163,7 +233,7 @@ pub struct Bundle {
     pub broker: String,
     /// Its certificate chain, PEM, leaf first.
     pub certificate: String,
-    /// Its private key, PEM.
+    /// Its private key, PEM; empty where whoever asked has made the pair.
     pub private_key: String,
     /// The roots that it pins, PEM.
     pub fleet_roots: String,

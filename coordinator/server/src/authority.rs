@@ -2,22 +2,33 @@
 //!
 //! A certificate is stored before anybody gets it. Leaves who is let in to the coordinator, and files to whoever asked.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use fleetkey_coordinator_core::certificates::NewCertificate;
+use fleetkey_coordinator_core::certificates::{NewCertificate, RevocationList};
+use fleetkey_coordinator_core::{Labels, Standing};
 use fleetkey_est::About;
 use fleetkey_identity::{
-    FleetCa, FleetRoots, IdentityKey, IssueError, KeyId, Revoked, Role, Validity, chain_to_pem,
+    Crl, FleetCa, FleetRoots, IdentityKey, IssueError, KeyId, Revoked, Role, Validity, chain_to_pem,
     read_certificate,
 };
+use fleetkey_vault::files;
 use fleetkey_wire::DeviceId;
 use rand_core::OsRng;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::Bundle;
+use crate::cas::{CaFiles, Cas};
 use crate::clock;
+use crate::config::IdentityConfig;
 use crate::engine::CommandFailed;
 use crate::fleet::Party;
 use crate::handle::ServiceHandle;
+use crate::serve::ServeError;
+
+/// How often the files of the CAs are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A day, in seconds: a device that asks again within one gets the same certificate again.
 const DAY_SECONDS: i64 = 86_400;
@@ -40,11 +51,27 @@ impl Default for Validities {
 /// Issues from the fleet's CA.
 #[derive(Debug)]
 pub struct Authority {
-    ca: FleetCa,
+    cas: RwLock<Arc<Cas>>,
     roots: FleetRoots,
-    coordinator: Vec<Vec<u8>>,
+    coordinator: RwLock<Vec<Vec<u8>>>,
     broker: String,
     validities: Validities,
+    /// Where the CAs are, if they are in files.
+    files: Option<IdentityConfig>,
+    changed: Notify,
+}
+
+/// A device that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewIdentity {
+    /// A label for people.
+    pub name: String,
+    /// Its id, or a random one.
+    pub id: Option<DeviceId>,
+    /// Its public key, where the pair is made elsewhere.
+    pub public_key: Option<[u8; 32]>,
+    /// Its labels.
+    pub labels: Option<Labels>,
 }
 
 /// A certificate, and what has to be stored before anybody gets it.
@@ -69,7 +96,116 @@ impl Authority {
     /// An authority that issues from `ca`. Devices are told to pin `roots`, to know the coordinator by its
     /// certificate chain, and to find their broker at `broker`.
     pub fn new(ca: FleetCa, roots: FleetRoots, coordinator: Vec<Vec<u8>>, broker: String) -> Self {
-        Self { ca, roots, coordinator, broker, validities: Validities::default() }
+        Self::of(Cas::only(ca), None, roots, coordinator, broker)
+    }
+
+    /// As [`Self::new`], with all the CAs of the files that these settings name.
+    pub fn of_cas(
+        cas: Cas,
+        files: IdentityConfig,
+        roots: FleetRoots,
+        coordinator: Vec<Vec<u8>>,
+        broker: String,
+    ) -> Self {
+        Self::of(cas, Some(files), roots, coordinator, broker)
+    }
+
+    fn of(
+        cas: Cas,
+        files: Option<IdentityConfig>,
+        roots: FleetRoots,
+        coordinator: Vec<Vec<u8>>,
+        broker: String,
+    ) -> Self {
+        hear(&roots, &cas);
+        Self {
+            cas: RwLock::new(Arc::new(cas)),
+            roots,
+            coordinator: RwLock::new(coordinator),
+            broker,
+            validities: Validities::default(),
+            files,
+            changed: Notify::new(),
+        }
+    }
+
+    /// The CAs as they are now.
+    pub fn cas(&self) -> Arc<Cas> {
+        self.cas.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The settings of the files that the CAs are in.
+    pub(crate) fn files(&self) -> Option<&IdentityConfig> {
+        self.files.as_ref()
+    }
+
+    /// The roots that count.
+    pub(crate) fn roots(&self) -> &FleetRoots {
+        &self.roots
+    }
+
+    fn put(&self, cas: Cas) {
+        hear(&self.roots, &cas);
+        *self.cas.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(cas);
+        self.changed.notify_one();
+    }
+
+    /// Reads the CAs and the roots again, from their files.
+    ///
+    /// # Errors
+    /// [`ServeError`]; then everything stays as it is.
+    pub fn reload(&self) -> Result<(), ServeError> {
+        let Some(files) = &self.files else { return Ok(()) };
+        let Some(cas) = Cas::read(files)? else { return Err(ServeError::NoAuthority) };
+        let roots = FleetRoots::from_pem(&files::read(&files.roots)?)
+            .map_err(|why| ServeError::Pem { path: files.roots.clone(), why })?;
+        let own = |why| ServeError::Certificate { path: files.roots.clone(), why };
+        self.roots.replace(&roots.ders()).map_err(own)?;
+        self.put(cas);
+        Ok(())
+    }
+
+    /// Reads them whenever they have changed, until told to stop.
+    pub(crate) async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        let Some(files) = self.files.clone() else { return };
+        let mut known = CaFiles(&files).stamp();
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            let now = CaFiles(&files).stamp();
+            if now == known {
+                continue;
+            }
+            known = now;
+            let reading = tokio::task::spawn_blocking({
+                let authority = self.clone();
+                move || authority.reload()
+            });
+            match reading.await {
+                Ok(Ok(())) => tracing::info!(issuing = %self.issuer(), "the CAs have changed"),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the CAs have changed, and cannot be read: those before stay")
+                }
+                // It panicked, which has been reported, or the process ends.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Ends when the CAs have changed.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The coordinator's certificate chain, as devices are told it.
+    pub(crate) fn set_coordinator(&self, chain: Vec<Vec<u8>>) {
+        *self.coordinator.write().unwrap_or_else(PoisonError::into_inner) = chain;
+    }
+
+    pub(crate) fn coordinator(&self) -> Vec<Vec<u8>> {
+        self.coordinator.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn coordinator_pem(&self) -> String {
+        chain_to_pem(&self.coordinator())
     }
 
     /// With these validities.
@@ -78,30 +214,56 @@ impl Authority {
         Self { validities, ..self }
     }
 
-    /// Makes a key pair and a certificate, and enrols the device. Its certificate has no end: nobody renews what was
+    /// Makes a key pair, if there is none yet, and a certificate, and enrols the device. Its certificate has no end: nobody renews what was
     /// installed by hand, and what ends it is revocation.
     ///
     /// # Errors
     /// [`AuthorityError`]; the identity is then forgotten.
-    pub async fn provision(&self, service: &ServiceHandle, name: &str) -> Result<Bundle, AuthorityError> {
-        let (id, key) = (DeviceId::random(&mut OsRng), IdentityKey::generate(&mut OsRng));
-        let issued = self.certify(id, &key.public_key(), Validity::without_end(now()))?;
-        let (label, public_key, record) = (name.to_owned(), key.public_key(), issued.record);
+    pub async fn provision(
+        &self,
+        service: &ServiceHandle,
+        new: NewIdentity,
+    ) -> Result<Bundle, AuthorityError> {
+        let NewIdentity { name, id, public_key, labels } = new;
+        let id = id.unwrap_or_else(|| DeviceId::random(&mut OsRng));
+        let (public_key, private_key) = match public_key {
+            Some(theirs) => (theirs, String::new()),
+            None => {
+                let key = IdentityKey::generate(&mut OsRng);
+                (key.public_key(), key.to_pkcs8_pem().to_string())
+            }
+        };
+        let issued = self.certify(id, &public_key, Validity::without_end(now()))?;
+        let (label, record) = (name.clone(), issued.record);
         service
-            .decide(move |coordinator, now, _| {
-                coordinator.enroll_device(id, &label, public_key, now)?;
-                coordinator.record_certificate(record, now)
+            .decide(move |coordinator, now, rng| {
+                // Whoever lost the answer asks again, with the same key.
+                let is_here = coordinator.device(id).is_some_and(|known| {
+                    known.name == label
+                        && known.public_key == public_key
+                        && known.standing == Standing::Enrolled
+                });
+                if !is_here {
+                    coordinator.enroll_device(id, &label, public_key, now)?;
+                }
+                coordinator.record_certificate(record, now)?;
+                match labels {
+                    Some(labels) if coordinator.device(id).is_some_and(|known| known.labels != labels) => {
+                        coordinator.label_device(id, labels, now, rng)
+                    }
+                    Some(_) | None => Ok(()),
+                }
             })
             .await?;
         Ok(Bundle {
-            fleet: self.ca.fleet(),
+            fleet: self.roots.fleet(),
             device: id,
-            name: name.to_owned(),
+            name,
             broker: self.broker.clone(),
             certificate: chain_to_pem(&issued.chain),
-            private_key: key.to_pkcs8_pem().to_string(),
+            private_key,
             fleet_roots: self.roots.to_pem(),
-            coordinator_certificate: chain_to_pem(&self.coordinator),
+            coordinator_certificate: self.coordinator_pem(),
         })
     }
 
@@ -128,40 +290,41 @@ impl Authority {
         public_key: &[u8; 32],
         validity: Validity,
     ) -> Result<Issued, IssueError> {
-        let leaf = self.ca.issue(&Role::Device(device), public_key, &[], validity)?;
+        let cas = self.cas();
+        let leaf = cas.issuing.issue(&Role::Device(device), public_key, &[], validity)?;
         let identity = read_certificate(&leaf).expect("what our own CA issues reads back");
         let record = NewCertificate {
             device,
             public_key: *public_key,
             serial: identity.serial,
-            issuer: self.issuer(),
+            issuer: cas.issuing.id(),
             not_after_unix_seconds: identity.not_after_unix_seconds.unsigned_abs(),
         };
-        Ok(Issued { chain: self.ca.chain(leaf), record })
+        Ok(Issued { chain: cas.issuing.chain(leaf), record })
     }
 
     /// A certificate for the EST server, over a key that lives as long as the process.
     pub(crate) fn registrar(&self, names: &[String], days: u32) -> Result<Party, IssueError> {
         let key = IdentityKey::generate(&mut OsRng);
         let validity = Validity::days_from(now(), days);
-        let leaf = self.ca.issue(&Role::Registrar, &key.public_key(), names, validity)?;
-        Ok(Party { key, chain: self.ca.chain(leaf) })
+        let cas = self.cas();
+        let leaf = cas.issuing.issue(&Role::Registrar, &key.public_key(), names, validity)?;
+        Ok(Party { key, chain: cas.issuing.chain(leaf) })
     }
 
-    /// Signs a revocation list (DER).
-    pub(crate) fn revocation_list(
-        &self,
-        number: u64,
-        revoked: Vec<(Vec<u8>, u64)>,
-    ) -> Result<Vec<u8>, IssueError> {
-        let revoked: Vec<Revoked> =
-            revoked.into_iter().map(|(serial, unix_seconds)| Revoked { serial, unix_seconds }).collect();
+    /// Signs a revocation list (DER) of `ca`.
+    pub(crate) fn revocation_list(&self, ca: &FleetCa, list: RevocationList) -> Result<Vec<u8>, IssueError> {
         let hours = i64::from(self.validities.crl_hours.max(1));
         let validity = Validity {
             not_before_unix_seconds: now() - 3_600,
             not_after_unix_seconds: now() + hours * 3_600,
         };
-        self.ca.revocation_list(number, validity, &revoked)
+        ca.revocation_list(list.number, validity, &revoked(list.revoked))
+    }
+
+    /// Signs the last revocation list (DER) of `ca`.
+    pub(crate) fn last_list(ca: &FleetCa, list: RevocationList) -> Result<Vec<u8>, IssueError> {
+        ca.revocation_list(list.number, Validity::without_end(now()), &revoked(list.revoked))
     }
 
     /// After how long the next list is made, though nothing has changed.
@@ -171,28 +334,38 @@ impl Authority {
 
     /// The CA that issues.
     pub(crate) fn issuer(&self) -> KeyId {
-        KeyId::of_certificate(self.ca.certificate_der())
+        self.cas().issuing.id()
     }
 
     /// What a device has to know besides its certificate.
     pub(crate) fn about(&self) -> About {
         About {
-            fleet: self.ca.fleet(),
+            fleet: self.roots.fleet(),
             broker: self.broker.clone(),
-            coordinator_certificate: chain_to_pem(&self.coordinator),
+            coordinator_certificate: self.coordinator_pem(),
             fleet_roots: self.roots.to_pem(),
         }
     }
 
-    /// What devices are to know: the pinned roots, and the intermediate that issues, if it is one.
+    /// What devices are to know: the pinned roots, what they say of one another, and the intermediates.
     pub(crate) fn ca_certificates(&self) -> Vec<Vec<u8>> {
-        let mut certificates: Vec<Vec<u8>> = self.roots.ders().map(<[u8]>::to_vec).collect();
-        let issuer = self.ca.certificate_der();
-        if certificates.iter().all(|known| known != issuer) {
-            certificates.push(issuer.to_vec());
-        }
-        certificates
+        self.cas().certificates(&self.roots)
     }
+}
+
+/// Tells the roots of the CAs below them, and of those that count no more.
+fn hear(roots: &FleetRoots, cas: &Cas) {
+    let known: Vec<Vec<u8>> = cas.signing().flat_map(FleetCa::certificates).map(<[u8]>::to_vec).collect();
+    roots.hear_of(&known);
+    for retired in &cas.retired {
+        if let Ok(last) = Crl::read(&retired.last_list) {
+            roots.close(&last);
+        }
+    }
+}
+
+fn revoked(list: Vec<(Vec<u8>, u64)>) -> Vec<Revoked> {
+    list.into_iter().map(|(serial, unix_seconds)| Revoked { serial, unix_seconds }).collect()
 }
 
 fn now() -> i64 {

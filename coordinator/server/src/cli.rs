@@ -3,11 +3,13 @@
 mod backup;
 mod broker_config;
 mod ca;
+mod ca_roll;
 mod claim;
 mod client;
 mod device;
 mod doctor;
 mod group;
+mod provision_list;
 mod psk;
 mod show;
 mod wait;
@@ -22,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 use fleetkey_coordinator::config::{
     Config, DEFAULT_API_ADDRESS, DEFAULT_BROKER_URL, LogFormat, MASTER_KEY_VARIABLE, Overrides,
 };
+use fleetkey_coordinator::pkcs11::Pkcs11Config;
 use fleetkey_coordinator::{InitOptions, Initialised};
 use fleetkey_mqtt::BrokerUrl;
 use fleetkey_vault::MasterKey;
@@ -103,7 +106,8 @@ enum Command {
 /// Make a new fleet: CA, coordinator, broker, tokens, database, settings.
 ///
 /// Everything goes into a new directory, readable by you alone. `DIR/broker` is all that fleetkey-broker needs and
-/// can be moved to another host. The database's master key is written to `DIR/master.key`, unless the environment
+/// can be moved to another host. The root's key goes into a file of its own, which no command reads but `fleetkey ca roll`:
+/// put it away. It is encrypted when the environment variable FLEETKEY_ROOT_PASSPHRASE holds a passphrase. The database's master key is written to `DIR/master.key`, unless the environment
 /// variable FLEETKEY_MASTER_KEY holds one (64 hexadecimal digits).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -122,6 +126,38 @@ struct Init {
     /// Where the coordinator's API will listen.
     #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_API_ADDRESS)]
     listen: SocketAddr,
+    /// Where the root's key is written, such as a medium that is then put away [default: DIR/root-ca.pem].
+    #[arg(long, value_name = "FILE")]
+    root_key: Option<PathBuf>,
+    #[command(flatten)]
+    token: InitToken,
+}
+
+/// A PKCS #11 token for the key of the CA that issues. The PIN is in FLEETKEY_PKCS11_PIN, or in a file.
+#[derive(Debug, Args)]
+struct InitToken {
+    /// Make the issuing CA's key in a token: the shared library of the token's maker.
+    #[arg(long, value_name = "FILE", requires = "pkcs11_token")]
+    pkcs11_module: Option<PathBuf>,
+    /// The token's label.
+    #[arg(long, value_name = "LABEL", requires = "pkcs11_module")]
+    pkcs11_token: Option<String>,
+    /// The key's label.
+    #[arg(long, value_name = "LABEL", default_value = "fleetkey-ca")]
+    pkcs11_key: String,
+    /// The file of the PIN.
+    #[arg(long, value_name = "FILE", requires = "pkcs11_module")]
+    pkcs11_pin_file: Option<PathBuf>,
+}
+
+impl InitToken {
+    fn read(self) -> anyhow::Result<Option<(Pkcs11Config, String)>> {
+        let Self { pkcs11_module, pkcs11_token, pkcs11_key, pkcs11_pin_file } = self;
+        let (Some(module), Some(token)) = (pkcs11_module, pkcs11_token) else { return Ok(None) };
+        // The settings stand in another directory than the one where this is said.
+        let pin_file = pkcs11_pin_file.map(std::path::absolute).transpose().context("find the PIN's file")?;
+        Ok(Some((Pkcs11Config { module, token, pin_file }, pkcs11_key)))
+    }
 }
 
 /// Run the coordinator.
@@ -194,15 +230,23 @@ impl Init {
             broker_names: self.broker_name,
             api_address: self.listen,
             master_key,
+            root_key: self.root_key,
+            root_passphrase: ca::root_passphrase()?,
+            pkcs11: self.token.read()?,
         })?;
         if json {
             return show::json(out, &serde_json::to_value(&made)?);
         }
-        let Initialised { fleet, directory, config, broker_config } = made;
+        let Initialised { fleet, directory, config, broker_config, root_key } = made;
         writeln!(out, "fleet {fleet} is in {}", directory.display())?;
         writeln!(out, "start its broker:      fleetkey-broker --config {}", broker_config.display())?;
         writeln!(out, "start its coordinator: fleetkey serve --config {}", config.display())?;
         writeln!(out, "ca.pem makes devices, and master.key opens the database: guard them")?;
+        writeln!(
+            out,
+            "{} makes CAs, and is needed for that alone: put it away, off this host",
+            root_key.display()
+        )?;
         Ok(())
     }
 }

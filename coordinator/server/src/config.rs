@@ -11,6 +11,7 @@ use fleetkey_coordinator_core::Timing;
 use fleetkey_mqtt::{BadBrokerUrl, BrokerUrl};
 use serde::Deserialize;
 
+use crate::pkcs11::Pkcs11Config;
 use fleetkey_vault::files::{self, FileError};
 
 /// What every variable begins with; `FLEETKEY__API__LISTEN` is `listen` under `[api]`.
@@ -18,6 +19,9 @@ pub const ENVIRONMENT_PREFIX: &str = "FLEETKEY";
 
 /// The variable that holds the master key, where no file does.
 pub const MASTER_KEY_VARIABLE: &str = "FLEETKEY_MASTER_KEY";
+
+/// The variable that holds the passphrase of the root's key.
+pub const ROOT_PASSPHRASE_VARIABLE: &str = "FLEETKEY_ROOT_PASSPHRASE";
 
 /// The variable that holds the passphrase of the CA's key, where no file does.
 pub const CA_PASSPHRASE_VARIABLE: &str = "FLEETKEY_CA_PASSPHRASE";
@@ -134,6 +138,10 @@ pub struct IdentityConfig {
     pub ca: Option<PathBuf>,
     /// The file of the passphrase that opens the CA's key; not read when [`CA_PASSPHRASE_VARIABLE`] is set.
     pub ca_passphrase: Option<PathBuf>,
+    /// The directory of the CAs that issued before, and still count.
+    pub former_cas: PathBuf,
+    /// The token that the CA's key is in, if it is in none of these files.
+    pub pkcs11: Option<Pkcs11Config>,
 }
 
 /// The HTTP API.
@@ -231,6 +239,8 @@ impl Default for IdentityConfig {
             key: "coordinator.key".into(),
             ca: None,
             ca_passphrase: None,
+            former_cas: "former-cas".into(),
+            pkcs11: None,
         }
     }
 }
@@ -353,19 +363,23 @@ impl Config {
     fn anchored(mut self, path: &Path) -> Self {
         let home = path.parent().unwrap_or(Path::new(""));
         let Self { database, master_key, identity, api, enrolment, manufacturers, .. } = &mut self;
-        let IdentityConfig { roots, certificate, key, ca, ca_passphrase } = identity;
+        let IdentityConfig { roots, certificate, key, ca, ca_passphrase, former_cas, pkcs11 } = identity;
+        let pin = pkcs11.as_mut().and_then(|token| token.pin_file.as_mut());
         let named = [
             database,
             master_key,
             roots,
             certificate,
             key,
+            former_cas,
             &mut api.token,
             &mut api.broker_token,
             &mut enrolment.crl,
         ];
         let makers = manufacturers.iter_mut().map(|manufacturer| &mut manufacturer.roots);
-        for path in named.into_iter().chain(ca.as_mut()).chain(ca_passphrase.as_mut()).chain(makers) {
+        for path in
+            named.into_iter().chain(ca.as_mut()).chain(ca_passphrase.as_mut()).chain(pin).chain(makers)
+        {
             *path = home.join(&*path);
         }
         self

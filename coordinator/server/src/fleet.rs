@@ -1,4 +1,4 @@
-//! The identities of a whole fleet, in memory: root, coordinator, broker, and as many devices as are asked for.
+//! The identities of a whole fleet, in memory: root, issuing CA, coordinator, broker, and as many devices as are asked for.
 //!
 //! `fleetkey init` writes them to files; simulations use them as they are.
 
@@ -11,7 +11,7 @@ use rand_core::CryptoRngCore;
 pub const FIRST_GENERATION: Generation = Generation(1);
 
 /// How long certificates of coordinators and brokers are valid.
-const SERVER_VALIDITY_DAYS: u32 = 3_650;
+pub(crate) const SERVER_VALIDITY_DAYS: u32 = 3_650;
 
 /// One party: its key pair and its certificate chain, leaf first.
 #[derive(Debug, Clone)]
@@ -25,6 +25,7 @@ pub struct Party {
 /// A fleet's identities.
 #[derive(Debug)]
 pub struct Fleet {
+    root: FleetCa,
     ca: FleetCa,
     roots: FleetRoots,
     /// The coordinator.
@@ -34,8 +35,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// A new fleet with a root of its own. `broker_names` are the host names and addresses that the broker is
-    /// reached by.
+    /// A new fleet with a root of its own and a CA below it that issues. `broker_names` are the host names and addresses
+    /// that the broker is reached by.
     ///
     /// # Errors
     /// A name that no certificate can carry.
@@ -46,12 +47,28 @@ impl Fleet {
         rng: &mut dyn CryptoRngCore,
     ) -> Result<Self, IssueError> {
         let now = signed(unix_seconds);
-        let ca = FleetCa::create(id, rng, Validity::without_end(now))?;
-        let roots = FleetRoots::new(&[ca.certificate_der().to_vec()]).expect("a new root is one");
+        let root = FleetCa::create(id, rng, Validity::without_end(now))?;
+        let ca = root.create_intermediate(rng, Validity::without_end(now))?;
+        Self::below(root, ca, broker_names, unix_seconds, rng)
+    }
+
+    /// A new fleet of this root and this CA, which the root has certified, or which is the root itself.
+    ///
+    /// # Errors
+    /// A name that no certificate can carry, or a key that cannot be used.
+    pub fn below(
+        root: FleetCa,
+        ca: FleetCa,
+        broker_names: &[String],
+        unix_seconds: u64,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<Self, IssueError> {
+        let now = signed(unix_seconds);
+        let roots = FleetRoots::new(&[root.certificate_der().to_vec()]).expect("a new root is one");
         let servers = Validity::days_from(now, SERVER_VALIDITY_DAYS);
         let coordinator = issue(&ca, &Role::Coordinator { generation: FIRST_GENERATION }, &[], servers, rng)?;
         let broker = issue(&ca, &Role::Broker, broker_names, servers, rng)?;
-        Ok(Self { ca, roots, coordinator, broker })
+        Ok(Self { root, ca, roots, coordinator, broker })
     }
 
     /// The fleet's id.
@@ -59,9 +76,14 @@ impl Fleet {
         self.ca.fleet()
     }
 
-    /// Its certification authority.
+    /// The CA that issues.
     pub fn ca(&self) -> &FleetCa {
         &self.ca
+    }
+
+    /// The root that has certified it.
+    pub fn root(&self) -> &FleetCa {
+        &self.root
     }
 
     /// The roots that every party pins.

@@ -5,6 +5,7 @@
 
 mod answers;
 mod auth;
+mod ca;
 mod device;
 mod enrolment;
 mod group;
@@ -59,7 +60,10 @@ pub fn router(api: Api) -> Router {
         .route("/v1/devices/adopt", post(device::adopt))
         .route("/v1/devices/{device}", get(device::show))
         .route("/v1/devices/{device}/release", post(device::release))
+        .route("/v1/devices/{device}/certify", post(device::certify))
         .route("/v1/devices/{device}/label", post(enrolment::label))
+        .route("/v1/ca", get(ca::list))
+        .route("/v1/ca/{ca}/retire", post(ca::retire))
         .route("/v1/claims", get(enrolment::claims).post(enrolment::create_claim))
         .route("/v1/claims/{claim}/end", post(enrolment::end_claim))
         .route("/v1/requests", get(enrolment::requests))
@@ -87,6 +91,7 @@ pub fn router(api: Api) -> Router {
         .merge(operator)
         .merge(broker)
         .route("/crl", get(enrolment::revocation_list))
+        .route("/crl/{ca}", get(enrolment::revocation_list_of))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .route("/readyz", get(readiness))

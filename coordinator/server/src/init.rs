@@ -4,7 +4,8 @@
 //! DIR/fleetkey.toml       the coordinator's settings
 //! DIR/fleetkey.db         its database
 //! DIR/master.key          opens the secrets in the database (not written when FLEETKEY_MASTER_KEY is set)
-//! DIR/ca.pem              the fleet's CA, certificate and private key: guard it, or keep it elsewhere
+//! DIR/root-ca.pem         the root CA, certificate and private key: put it away, nothing here reads it
+//! DIR/ca.pem              the CA that issues, certificate and private key: guard it
 //! DIR/fleet-roots.pem     what every party pins
 //! DIR/coordinator.crt     DIR/coordinator.key
 //! DIR/api.token           opens the HTTP API
@@ -16,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use fleetkey_coordinator_core::Coordinator;
-use fleetkey_identity::{IssueError, chain_to_pem};
+use fleetkey_identity::{FleetCa, IssueError, Validity, chain_to_pem};
 use fleetkey_mqtt::BrokerUrl;
 use fleetkey_vault::MasterKey;
 use fleetkey_wire::FleetId;
@@ -26,8 +27,14 @@ use serde::Serialize;
 use crate::clock;
 use crate::fleet::{Fleet, Party};
 use crate::http::Token;
+use crate::pkcs11::{self, Pkcs11Config, TokenError};
 use crate::store::{OpenError, SqliteStore};
-use fleetkey_vault::files::{FileError, NewDirectory};
+use fleetkey_vault::files::{FileError, NewDirectory, write_private};
+use zeroize::Zeroizing;
+
+/// What the root's key is written to where nothing else is said.
+const ROOT_KEY_FILE: &str = "root-ca.pem";
+const IN_MEMORY: &str = "its key is in memory";
 
 /// What a fleet is made with.
 #[derive(Debug)]
@@ -42,6 +49,12 @@ pub struct InitOptions {
     pub api_address: SocketAddr,
     /// A master key that is kept elsewhere; without it one is made, in a file.
     pub master_key: Option<MasterKey>,
+    /// Where the root's key is written, if not to the directory.
+    pub root_key: Option<PathBuf>,
+    /// What the root's key is encrypted under; without it it is not.
+    pub root_passphrase: Option<Zeroizing<String>>,
+    /// The token that the issuing CA's key is made in, and its label there; without it the key is in a file.
+    pub pkcs11: Option<(Pkcs11Config, String)>,
 }
 
 /// What was made.
@@ -55,6 +68,8 @@ pub struct Initialised {
     pub config: PathBuf,
     /// The broker's.
     pub broker_config: PathBuf,
+    /// The root's key, which is to be put away.
+    pub root_key: PathBuf,
 }
 
 /// Why no fleet was made. Nothing is left behind.
@@ -66,6 +81,9 @@ pub enum InitError {
     /// The database.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The token that was to make a key.
+    #[error(transparent)]
+    Pkcs11(#[from] TokenError),
     /// A name of the broker that no certificate can carry.
     #[error("broker certificate: {0}")]
     Name(#[from] IssueError),
@@ -76,11 +94,29 @@ pub enum InitError {
 /// # Errors
 /// [`InitError`]; a directory with something in it is left as it is.
 pub fn init(options: InitOptions) -> Result<Initialised, InitError> {
-    let InitOptions { directory, broker_url, broker_names, api_address, master_key } = options;
+    let InitOptions {
+        directory,
+        broker_url,
+        broker_names,
+        api_address,
+        master_key,
+        root_key,
+        root_passphrase,
+        pkcs11,
+    } = options;
     let new = NewDirectory::begin(&directory)?;
     let now = clock::unix_seconds();
     let names = names_of_broker(&broker_url, broker_names);
-    let fleet = Fleet::create(FleetId::random(&mut OsRng), &names, now, &mut OsRng)?;
+    let id = FleetId::random(&mut OsRng);
+    let fleet = match &pkcs11 {
+        None => Fleet::create(id, &names, now, &mut OsRng)?,
+        Some((token, label)) => {
+            let always = Validity::without_end(i64::try_from(now).unwrap_or(i64::MAX));
+            let root = FleetCa::create(id, &mut OsRng, always)?;
+            let issuing = root.create_intermediate_over(pkcs11::generate(token, label)?, always)?;
+            Fleet::below(root, issuing, &names, now, &mut OsRng)?
+        }
+    };
 
     let master_key = match master_key {
         Some(kept_elsewhere) => kept_elsewhere,
@@ -92,22 +128,39 @@ pub fn init(options: InitOptions) -> Result<Initialised, InitError> {
     };
     drop(SqliteStore::create(&new.draft("fleetkey.db"), &master_key, &Coordinator::initial_rows(now))?);
 
-    new.write("ca.pem", &fleet.ca().to_pem().expect("its key is in memory"))?;
+    let root = match &root_passphrase {
+        Some(passphrase) => {
+            Zeroizing::new(fleet.root().to_encrypted_pem(passphrase, &mut OsRng).expect(IN_MEMORY))
+        }
+        None => fleet.root().to_pem().expect(IN_MEMORY),
+    };
+    let ca = match &pkcs11 {
+        None => fleet.ca().to_pem().expect(IN_MEMORY),
+        Some((_, label)) => {
+            Zeroizing::new(format!("{}{}", pkcs11::reference_to(label)?, fleet.ca().certificate_pem()))
+        }
+    };
+    new.write("ca.pem", &ca)?;
     new.write("fleet-roots.pem", &fleet.roots().to_pem())?;
     write_party(&new, "coordinator", &fleet.coordinator)?;
     let broker_token = Token::generate(&mut OsRng);
     write_token(&new, "api.token", &Token::generate(&mut OsRng))?;
     write_token(&new, "broker.token", &broker_token)?;
-    new.write("fleetkey.toml", &coordinator_toml(fleet.id(), &broker_url, api_address))?;
+    new.write("fleetkey.toml", &coordinator_toml(fleet.id(), &broker_url, api_address, pkcs11.as_ref()))?;
 
     new.directory("broker")?;
     new.write("broker/fleet-roots.pem", &fleet.roots().to_pem())?;
     write_party(&new, "broker/broker", &fleet.broker)?;
     write_token(&new, "broker/broker.token", &broker_token)?;
     new.write("broker/broker.toml", &broker_toml(fleet.id(), &broker_url, api_address))?;
+    match &root_key {
+        Some(elsewhere) => write_private(elsewhere, root.as_bytes(), false)?,
+        None => new.write(ROOT_KEY_FILE, &root)?,
+    }
     new.complete()?;
 
     Ok(Initialised {
+        root_key: root_key.unwrap_or_else(|| directory.join(ROOT_KEY_FILE)),
         fleet: fleet.id(),
         config: directory.join("fleetkey.toml"),
         broker_config: directory.join(Path::new("broker").join("broker.toml")),
@@ -134,7 +187,23 @@ fn write_token(new: &NewDirectory, name: &str, token: &Token) -> Result<(), File
     new.write(name, &zeroize::Zeroizing::new(format!("{}\n", token.reveal())))
 }
 
-fn coordinator_toml(fleet: FleetId, broker_url: &BrokerUrl, api_address: SocketAddr) -> String {
+fn coordinator_toml(
+    fleet: FleetId,
+    broker_url: &BrokerUrl,
+    api_address: SocketAddr,
+    pkcs11: Option<&(Pkcs11Config, String)>,
+) -> String {
+    let token = pkcs11.map_or_else(String::new, |(Pkcs11Config { module, token, pin_file }, _)| {
+        let pin = pin_file.as_ref().map_or_else(
+            || "# pin_file = \"token.pin\"".to_owned(),
+            |file| format!("pin_file = {:?}", file.display().to_string()),
+        );
+        format!(
+            "\n[identity.pkcs11]\n# Where the CA's key is. The PIN is in a file that is yours alone, or in FLEETKEY_PKCS11_PIN.\n\
+             module = {:?}\ntoken = {token:?}\n{pin}\n",
+            module.display().to_string(),
+        )
+    });
     format!(
         r#"# The coordinator of fleet {fleet}. Start it with: fleetkey serve --config THIS-FILE
 # Paths are relative to this file. Each setting can come from the environment instead:
@@ -148,10 +217,12 @@ master_key = "master.key"
 roots = "fleet-roots.pem"
 certificate = "coordinator.crt"
 key = "coordinator.key"
-# Needed to provision and enrol devices and for the revocation list. `fleetkey ca protect` encrypts its key.
+# The CA that issues: for devices and for the revocation list. `fleetkey ca protect` encrypts its key.
 ca = "ca.pem"
 # ca_passphrase = "ca.passphrase"
-
+# Where `fleetkey ca roll` puts the CAs that issued before.
+former_cas = "former-cas"
+{token}
 [api]
 listen = "{api_address}"
 token = "api.token"

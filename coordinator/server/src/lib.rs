@@ -8,6 +8,7 @@ pub mod api;
 mod authority;
 mod backup_file;
 mod bundle;
+mod cas;
 mod clock;
 pub mod config;
 mod cpu;
@@ -21,9 +22,12 @@ pub mod http;
 mod init;
 mod link;
 mod meter;
+mod own_certificate;
+pub mod pkcs11;
 mod registrar;
 mod remains;
 mod restore;
+mod retirement;
 mod revocations;
 mod rules;
 mod serve;
@@ -33,12 +37,13 @@ mod stats;
 mod store;
 pub mod when;
 
-pub use authority::{Authority, AuthorityError, Validities};
+pub use authority::{Authority, AuthorityError, NewIdentity, Validities};
 pub use backup_file::{
     BACKUP_FILE_VERSION, BackupHeader, BadBackupFile, MAX_BACKUP_BYTES, inspect as inspect_backup,
     open_backup, seal_backup,
 };
 pub use bundle::{check_bundle_directory, write_bundle};
+pub use cas::{CaFiles, Cas, RetiredCa};
 pub use clock::unix_seconds;
 pub use engine::CommandFailed;
 pub use evidence::{AUDIT_VERSION, AuditEnd, AuditHeader, BadAudit};
@@ -49,11 +54,13 @@ pub use fleetkey_vault::files::{FileError, write_private};
 pub use handle::ServiceHandle;
 pub use init::{InitError, InitOptions, Initialised, init};
 pub use link::mqtt_options;
+pub use own_certificate::{RenewError, renew};
 pub use restore::{
     RestoreDone, RestoreError, RestoreFrom, RestoreOptions, UncertainWindow, UnknownDevice, restore,
 };
+pub use retirement::{Hanging, RetireError};
 pub use revocations::{ListError, RevocationLists};
-pub use serve::{ServeError, read_ca, serve};
+pub use serve::{ServeError, ca_passphrase, read_ca, read_ca_text, serve};
 pub use service::{Service, ServiceConfig, StartError};
 pub use shared_store::{Closed, LastStep, SharedStore, StoreReader};
 pub use stats::{Stats, Traffic};

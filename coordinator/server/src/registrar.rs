@@ -11,7 +11,7 @@ use fleetkey_coordinator_core::enrolment::{
     Application, EnrolRefused, Enrolment, Proof, ShownClaim, Verdict,
 };
 use fleetkey_est::{About, Answer, Applicant, Refusal, Registrar, Way};
-use fleetkey_identity::{Identity, Role, SigningRequest};
+use fleetkey_identity::{Identity, KeyId, Role, SigningRequest};
 use fleetkey_wire::DeviceId;
 use fleetkey_wire::error::Named as _;
 
@@ -41,6 +41,12 @@ impl Registrar for EstRegistrar {
 
     fn revocation_list(&self) -> Option<Bytes> {
         self.lists.newest()
+    }
+
+    fn revocation_list_of(&self, ca: &str) -> Option<Bytes> {
+        let mut id = [0; 8];
+        hex::decode_to_slice(ca, &mut id).ok()?;
+        self.lists.newest_of(KeyId(id))
     }
 
     fn about(&self) -> About {

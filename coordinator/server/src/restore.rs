@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use fleetkey_coordinator_core::backup::Backup;
 use fleetkey_coordinator_core::doctor::{self, About, Severity};
-use fleetkey_coordinator_core::restore::{RestoredRows, Restoring, Window, backup_in_place};
-use fleetkey_coordinator_core::{LoadError, StoreError};
+use fleetkey_coordinator_core::restore::{RestoredRows, Restoring, Revocation, Window, backup_in_place};
+use fleetkey_coordinator_core::{LoadError, Standing, StoreError};
+use fleetkey_identity::{Crl, FleetRoots, certificates_among_crls};
 use fleetkey_vault::MasterKey;
 use fleetkey_wire::{DeviceId, FleetId};
 use serde::Serialize;
@@ -173,7 +174,7 @@ pub fn restore(options: RestoreOptions) -> Result<RestoreDone, RestoreError> {
     let RestoreOptions { config, from, replace, audits, old_databases, accept_unknown_revocations } = options;
     let master = master_key(&config).map_err(ServeError::from)?;
     let identity = Identity::read(&config.identity)?;
-    let database = config.database;
+    let database = config.database.clone();
     let now = clock::unix_seconds();
 
     let mut evidence = Evidence::default();
@@ -195,6 +196,7 @@ pub fn restore(options: RestoreOptions) -> Result<RestoreDone, RestoreError> {
         }
         RestoreFrom::InPlace => in_place(&database, &master, now)?,
     };
+    evidence.revocations.extend(published(&config.enrolment.crl, &identity.roots, &backup)?);
     let uncertain = evidence.uncertain(window);
     if !uncertain.is_empty() && !accept_unknown_revocations {
         return Err(RestoreError::UnknownRevocations { windows: uncertain });
@@ -237,6 +239,39 @@ fn done(
             })
             .collect(),
     }
+}
+
+/// What the published revocation lists say of the backup's devices. They cover no time: what was enrolled since they do not
+/// tell by name. The last list of a CA that is retired names everybody, and is passed over.
+fn published(path: &Path, roots: &FleetRoots, backup: &Backup) -> Result<Vec<Revocation>, RestoreError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(FileError::Io { doing: "read", path: path.to_owned(), source }.into());
+        }
+    };
+    let bad = |source| ServeError::Crl { path: path.to_owned(), source };
+    let lists = Crl::read_all(&text).map_err(bad)?;
+    let cas = certificates_among_crls(&String::from_utf8_lossy(&text));
+    let mut found = Vec::new();
+    for list in lists.iter().filter(|list| !list.is_last()) {
+        roots.check_crl(list, &cas).map_err(bad)?;
+        found.extend(backup.certificates.iter().filter_map(|certificate| {
+            let unix_seconds = list.revoked.get(&certificate.serial)?.unsigned_abs();
+            let reason = "named by the published revocation list".to_owned();
+            Some(Revocation { device: certificate.device, unix_seconds, reason })
+        }));
+    }
+    let is_honest = |id| {
+        backup
+            .devices
+            .iter()
+            .any(|device| device.id == id && !matches!(device.standing, Standing::Revoked { .. }))
+    };
+    found.retain(|revocation| is_honest(revocation.device));
+    found.dedup_by_key(|revocation| revocation.device);
+    Ok(found)
 }
 
 /// The database that is replaced is a former one: what survives of it is known, and its incarnation is used up.

@@ -1,13 +1,14 @@
-//! The revocation list: made anew after each revocation and before the last one ends, served, and put into a file.
+//! The revocation list of each CA: made anew after each revocation and before the last one ends, served, and put into a file.
 //!
 //! What is on it follows from the registry, so that after a crash it says what was stored, all of it or nothing. Leaves
 //! the registry to the coordinator and signing to the [`Authority`].
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::body::Bytes;
-use fleetkey_identity::crl_to_pem;
+use fleetkey_identity::{KeyId, chain_to_pem, crl_to_pem};
 use fleetkey_policy::PolicyUpdate;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
@@ -29,10 +30,18 @@ struct Lists {
     authority: Arc<Authority>,
     /// Where it is put for brokers that read files.
     file: Option<PathBuf>,
-    newest: RwLock<Option<Bytes>>,
+    /// Of each CA; that of the one that issues under its id too.
+    newest: RwLock<Newest>,
     /// One at a time, so that a newer list is never written over by an older one.
     making: Mutex<()>,
     wanted: Notify,
+}
+
+/// The newest lists (DER).
+#[derive(Default)]
+struct Newest {
+    issuing: Option<KeyId>,
+    of_each: BTreeMap<KeyId, Bytes>,
 }
 
 /// Why there is no new list.
@@ -52,35 +61,53 @@ impl RevocationLists {
         Self(Arc::new(Lists { service, authority, file, newest, making, wanted }))
     }
 
-    /// The newest list (DER).
+    /// The newest list (DER) of the CA that issues.
     pub fn newest(&self) -> Option<Bytes> {
-        self.0.newest.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let newest = self.0.newest.read().unwrap_or_else(PoisonError::into_inner);
+        newest.of_each.get(&newest.issuing?).cloned()
     }
 
-    /// Makes a list of everything that is revoked by now, and publishes it.
+    /// The newest list (DER) of this CA.
+    pub fn newest_of(&self, ca: KeyId) -> Option<Bytes> {
+        self.0.newest.read().unwrap_or_else(PoisonError::into_inner).of_each.get(&ca).cloned()
+    }
+
+    /// Makes a list of everything that is revoked by now, for each CA, and publishes them.
     ///
     /// # Errors
-    /// [`ListError`]; the list before stays.
+    /// [`ListError`]; the lists before stay.
     pub async fn refresh(&self) -> Result<(), ListError> {
         let lists = &*self.0;
         let _one = lists.making.lock().await;
-        let issuer = lists.authority.issuer();
-        let list = lists
-            .service
-            .decide(move |coordinator, now, _| coordinator.next_revocation_list(issuer, now))
-            .await
-            .map_err(AuthorityError::from)?;
-        let (number, count) = (list.number, list.revoked.len());
-        let der = lists.authority.revocation_list(number, list.revoked).map_err(AuthorityError::from)?;
-        let pem = crl_to_pem(&der);
-        *lists.newest.write().unwrap_or_else(PoisonError::into_inner) = Some(der.into());
+        let cas = lists.authority.cas();
+        let (mut pem, mut of_each, mut count, mut number) = (String::new(), BTreeMap::new(), 0, 0);
+        for ca in cas.signing() {
+            let id = ca.id();
+            let list = lists
+                .service
+                .decide(move |coordinator, now, _| coordinator.next_revocation_list(id, now))
+                .await
+                .map_err(AuthorityError::from)?;
+            (number, count) = (number.max(list.number), count + list.revoked.len());
+            let der = lists.authority.revocation_list(ca, list).map_err(AuthorityError::from)?;
+            put(&mut pem, ca.is_root(), &ca.certificates_pem(), &der);
+            of_each.insert(id, der.into());
+        }
+        for retired in &cas.retired {
+            let is_root = lists.authority.roots().ders().contains(&retired.certificate);
+            let certificate = chain_to_pem(std::slice::from_ref(&retired.certificate));
+            put(&mut pem, is_root, &certificate, &retired.last_list);
+            of_each.insert(retired.id(), retired.last_list.clone().into());
+        }
+        let issuing = Some(cas.issuing.id());
+        *lists.newest.write().unwrap_or_else(PoisonError::into_inner) = Newest { issuing, of_each };
         metrics::gauge!("fleetkey_crl_number").set(number as f64);
         metrics::gauge!("fleetkey_crl_certificates").set(count as f64);
         // Last: a disk that is full keeps nobody else from the list.
         if let Some(path) = &lists.file {
             files::write_public(path, pem.as_bytes())?;
         }
-        tracing::debug!(number, certificates = count, "revocation list published");
+        tracing::debug!(number, certificates = count, "revocation lists published");
         Ok(())
     }
 
@@ -102,8 +129,17 @@ impl RevocationLists {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.0.wanted.notified() => {}
+                () = self.0.authority.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
+}
+
+/// Puts a list into a text, behind the certificate of its CA where that is no root: readers learn the CA by it.
+fn put(text: &mut String, is_root: bool, certificate: &str, list: &[u8]) {
+    if !is_root {
+        text.push_str(certificate);
+    }
+    text.push_str(&crl_to_pem(list));
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use fleetkey_coordinator_core::{BadLabels, Labels, Restored};
 use fleetkey_est::{BadManufacturer, EstServer, IdFrom, Limits, Manufacturer, Manufacturers};
+use fleetkey_identity::tls::{OwnCertificate, renewable_client_config};
 use fleetkey_identity::{
-    BadCertificate, BadPem, FleetCa, FleetRoots, IdentityKey, IssueError, Role, chain_from_pem,
+    BadCertificate, BadCrl, BadPem, FleetCa, FleetRoots, IdentityKey, IssueError, Role, chain_from_pem,
 };
 use fleetkey_mqtt::Options;
 use fleetkey_vault::{MasterKey, MasterKeyError};
@@ -25,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use crate::authority::{Authority, Validities};
+use crate::cas::Cas;
 use crate::clock;
 use crate::config::{
     CA_PASSPHRASE_VARIABLE, Config, DeviceFrom, EnrolmentConfig, IdentityConfig, LogConfig, LogFormat,
@@ -36,6 +38,8 @@ use crate::handle::ServiceHandle;
 use crate::http::{self, Api, BadToken, Keep, Token};
 use crate::link::mqtt_options;
 use crate::meter;
+use crate::own_certificate::{self, Own};
+use crate::pkcs11::{self, Pkcs11Config, TokenError};
 use crate::registrar::EstRegistrar;
 use crate::revocations::RevocationLists;
 use crate::rules::Rules;
@@ -51,7 +55,9 @@ const OPEN_FILES: u64 = 4_096;
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// How long the EST server's certificate is valid, and how often it is made anew.
 const REGISTRAR_DAYS: u32 = 7;
-const REGISTRAR_RENEWED_EVERY: Duration = Duration::from_secs(2 * 86_400);
+const REGISTRAR_RENEWED_EVERY_SECONDS: u64 = 2 * 86_400;
+/// How often the clock is looked at: a machine that slept renews when it wakes.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 /// How often the recorder of metrics tidies up.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -136,6 +142,22 @@ pub enum ServeError {
         /// What is wrong with it.
         why: BadPem,
     },
+    /// A revocation list that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Crl {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BadCrl,
+    },
+    /// The CA's key, in a PKCS #11 token.
+    #[error("{}: {why}", path.display())]
+    CaToken {
+        /// The CA's file.
+        path: PathBuf,
+        /// What is wrong.
+        why: TokenError,
+    },
     /// A manufacturer that cannot be trusted like this.
     #[error(transparent)]
     Manufacturer(#[from] BadManufacturer),
@@ -194,11 +216,17 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     raise_file_limit();
     let metrics = start_metrics();
     let master_key = master_key(&config)?;
+    if let Err(error) = own_certificate::renew_at_start(&config.identity) {
+        // It may do all the same; what is wrong with it is told when it does not.
+        error!(%error, "the coordinator's certificate was not renewed");
+    }
     let identity = Identity::read(&config.identity)?;
     let operator_token = token(&config.api.token)?;
     let broker_token = token(&config.api.broker_token)?;
     let authority = authority(&config, &identity)?.map(Arc::new);
-    let mqtt = mqtt(&config, &identity)?;
+    let Party { key, chain } = &identity.party;
+    let shown = OwnCertificate::new(chain, key)?;
+    let mqtt = mqtt(&config, &identity, &shown)?;
     let mut terminate = on_signal(SignalKind::terminate())?;
     let mut interrupt = on_signal(SignalKind::interrupt())?;
 
@@ -215,10 +243,20 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     tell_of_restore(&service.handle()).await;
     let stop = CancellationToken::new();
     let lists = authority.clone().map(|authority| {
-        let lists = RevocationLists::new(service.handle(), authority, Some(config.enrolment.crl.clone()));
+        let lists =
+            RevocationLists::new(service.handle(), authority.clone(), Some(config.enrolment.crl.clone()));
         tokio::spawn(lists.clone().keep(policy_feed, stop.clone()));
+        tokio::spawn(authority.follow(stop.clone()));
         lists
     });
+    let own = Own {
+        path: config.identity.certificate.clone(),
+        key: identity.party.key.clone(),
+        roots: identity.roots.clone(),
+        shown,
+        authority: authority.clone(),
+    };
+    tokio::spawn(own.keep(stop.clone()));
     let est = start_est(&config, &identity, &service.handle(), &authority, &lists, &stop).await?;
     let api = Api {
         service: service.handle(),
@@ -325,12 +363,22 @@ async fn start_est(
     let router = fleetkey_est::router(Arc::new(registrar), roots, manufacturers);
     let renewing = stop.clone();
     tokio::spawn(async move {
-        while renewing.run_until_cancelled(tokio::time::sleep(REGISTRAR_RENEWED_EVERY)).await.is_some() {
+        let (mut made, mut issuer) = (clock::unix_seconds(), authority.issuer());
+        while renewing.run_until_cancelled(tokio::time::sleep(LOOK_AT_CLOCK)).await.is_some() {
+            let (now, of_now) = (clock::unix_seconds(), authority.issuer());
+            // A clock that was set back makes a certificate that is not yet valid.
+            let is_good = made <= now && now - made < REGISTRAR_RENEWED_EVERY_SECONDS;
+            if is_good && of_now == issuer {
+                continue;
+            }
             let party = authority.registrar(&names, REGISTRAR_DAYS).map_err(|error| error.to_string());
             let renewed =
                 party.and_then(|Party { key, chain }| renew(&chain, &key).map_err(|error| error.to_string()));
-            if let Err(error) = renewed {
-                error!(%error, "the EST server keeps its certificate: no new one could be made");
+            match renewed {
+                Ok(()) => (made, issuer) = (now, of_now),
+                Err(error) => {
+                    error!(%error, "the EST server keeps its certificate: no new one could be made")
+                }
             }
         }
     });
@@ -401,29 +449,50 @@ impl Identity {
 }
 
 fn authority(config: &Config, identity: &Identity) -> Result<Option<Authority>, ServeError> {
-    let Some(path) = &config.identity.ca else { return Ok(None) };
-    let ca = read_ca(path, config.identity.ca_passphrase.as_deref())?;
-    if ca.fleet() != identity.fleet {
-        let (got, expected) = (ca.fleet(), identity.fleet);
+    let (Some(path), Some(cas)) = (&config.identity.ca, Cas::read(&config.identity)?) else {
+        return Ok(None);
+    };
+    if let Some(other) = cas.signing().find(|ca| ca.fleet() != identity.fleet) {
+        let (got, expected) = (other.fleet(), identity.fleet);
         return Err(ServeError::OtherFleet { path: path.clone(), got, expected });
     }
     let broker = config.broker.device_url()?.to_string();
     let EnrolmentConfig { device_days, crl_hours, .. } = config.enrolment;
-    let authority = Authority::new(ca, identity.roots.clone(), identity.party.chain.clone(), broker);
+    let (roots, chain) = (identity.roots.clone(), identity.party.chain.clone());
+    let authority = Authority::of_cas(cas, config.identity.clone(), roots, chain, broker);
     Ok(Some(authority.with_validities(Validities { device_days, crl_hours })))
 }
 
 /// Reads the CA, with the passphrase that opens its key where it needs one.
-pub fn read_ca(path: &Path, passphrase_file: Option<&Path>) -> Result<FleetCa, ServeError> {
+pub fn read_ca(path: &Path, config: &IdentityConfig) -> Result<FleetCa, ServeError> {
     let text = files::read_secret(path)?;
-    let passphrase = match (std::env::var(CA_PASSPHRASE_VARIABLE), passphrase_file) {
+    read_ca_text(path, &text, ca_passphrase(config)?, config.pkcs11.as_ref())
+}
+
+/// The passphrase of the CA's key, where one is set.
+pub fn ca_passphrase(config: &IdentityConfig) -> Result<Option<Zeroizing<String>>, ServeError> {
+    Ok(match (std::env::var(CA_PASSPHRASE_VARIABLE), &config.ca_passphrase) {
         (Ok(passphrase), _) => Some(Zeroizing::new(passphrase)),
         (Err(_), Some(file)) => Some(files::read_secret(file)?),
         (Err(_), None) => None,
-    };
-    let ca = match FleetCa::from_pem(&text) {
+    })
+}
+
+/// Reads a CA that stands in the file at `path`.
+pub fn read_ca_text(
+    path: &Path,
+    text: &str,
+    passphrase: Option<Zeroizing<String>>,
+    token: Option<&Pkcs11Config>,
+) -> Result<FleetCa, ServeError> {
+    if let Some(label) = pkcs11::label_in(text) {
+        let opened = token.ok_or(TokenError::NotConfigured).and_then(|token| pkcs11::open(token, label));
+        let key = opened.map_err(|why| ServeError::CaToken { path: path.to_owned(), why })?;
+        return FleetCa::from_pem_over(text, key).map_err(pem(path));
+    }
+    let ca = match FleetCa::from_pem(text) {
         Err(BadPem::NeedsPassphrase) => match passphrase {
-            Some(passphrase) => FleetCa::from_encrypted_pem(&text, passphrase.trim_end_matches(['\r', '\n'])),
+            Some(passphrase) => FleetCa::from_encrypted_pem(text, passphrase.trim_end_matches(['\r', '\n'])),
             None => Err(BadPem::NeedsPassphrase),
         },
         read => read,
@@ -437,14 +506,9 @@ pub fn read_ca(path: &Path, passphrase_file: Option<&Path>) -> Result<FleetCa, S
     })
 }
 
-fn mqtt(config: &Config, identity: &Identity) -> Result<Options, ServeError> {
+fn mqtt(config: &Config, identity: &Identity, shown: &OwnCertificate) -> Result<Options, ServeError> {
     let url = config.broker.url()?;
-    let Party { key, chain } = &identity.party;
-    let tls = if url.is_tls() {
-        Some(fleetkey_identity::tls::client_config(chain, key, &identity.roots)?)
-    } else {
-        None
-    };
+    let tls = if url.is_tls() { Some(renewable_client_config(shown, &identity.roots)?) } else { None };
     let mut options = mqtt_options(url, tls, identity.fleet);
     options.others = config.broker.others()?;
     options.backoff.max = Duration::from_secs(config.broker.max_backoff_seconds.into());

@@ -365,3 +365,32 @@ fn the_audit_log_is_exported_in_pages_from_any_time_on() {
     assert_eq!(wrong.status.code(), Some(2));
     serving.stop();
 }
+
+#[test]
+fn the_published_list_tells_who_was_revoked_after_the_backup() {
+    let home = Home::with_fleet();
+    let serving = home.serve();
+    let (kept, gone) = (provision(&home, &serving, "kept"), provision(&home, &serving, "gone"));
+    let file = home.beside("backup");
+    serving.ok(&["backup", text(&file)]);
+    serving.ok(&["revoke", "gone", "--reason", "stolen"]);
+    serving.kill();
+    for name in home.databases() {
+        fs::remove_file(home.file(&name)).unwrap();
+    }
+    // It tells of nobody who is not in the backup: what is uncertain stays so.
+    let refused = failure(&home.restore(&[text(&file)]));
+    assert!(refused.contains("nothing shows which devices were revoked"), "{refused}");
+    let list = fs::read(home.file("fleet.crl")).unwrap();
+    fs::write(home.file("fleet.crl"), "hello").unwrap();
+    let refused = failure(&home.restore(&[text(&file), "--accept-unknown-revocations"]));
+    assert!(refused.contains("fleet.crl"), "{refused}");
+    fs::write(home.file("fleet.crl"), list).unwrap();
+    let done = ok(&home.restore(&[text(&file), "--accept-unknown-revocations", "--json"]));
+    let done: Value = serde_json::from_str(&done).unwrap();
+    assert_eq!(done["revoked"], serde_json::json!([gone]));
+    let serving = home.serve();
+    let devices = serving.ok(&["device", "list"]);
+    assert!(devices.contains("named by the published revocation list"), "{devices}");
+    assert!(serving.ok(&["device", "show", &kept.to_string()]).contains("enrolled"));
+}

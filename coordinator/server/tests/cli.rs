@@ -23,7 +23,11 @@ fn init_makes_a_fleet_that_is_its_owners_alone() {
 
     let read = |name: &str| fs::read_to_string(home.file(name)).unwrap();
     let roots = FleetRoots::from_pem(&read("fleet-roots.pem")).unwrap();
-    assert_eq!(FleetCa::from_pem(&read("ca.pem")).unwrap().fleet(), roots.fleet());
+    let (root, issuing) = (FleetCa::from_pem(&read("root-ca.pem")), FleetCa::from_pem(&read("ca.pem")));
+    assert_eq!(roots.ders(), [root.unwrap().certificate_der().to_vec()]);
+    let issuing = issuing.unwrap();
+    assert!(!issuing.is_root());
+    assert_eq!(issuing.fleet(), roots.fleet());
     for (name, is_role) in [
         ("coordinator", (|role| matches!(role, Role::Coordinator { .. })) as fn(&Role) -> bool),
         ("broker/broker", |role| *role == Role::Broker),

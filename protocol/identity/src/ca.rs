@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleetkey_wire::FleetId;
+use fleetkey_wire::statement::KeyId;
 use rand_core::CryptoRngCore;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
@@ -24,7 +25,10 @@ use crate::role::{self, Role, Subject};
 use crate::signer::{CaKey, RcgenKey, SigningFailed};
 
 /// The last second a certificate can name: 9999-12-31 23:59:59 UTC, which stands for "no end" (RFC 5280 §4.1.2.5).
-const LAST_UNIX_SECOND: i64 = 253_402_300_799;
+pub(crate) const LAST_UNIX_SECOND: i64 = 253_402_300_799;
+
+/// Most certificates of other roots for one CA.
+const MAX_CROSSES: usize = 4;
 
 /// Why nothing was issued. The fault is the caller's, but for [`IssueError::Signing`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +65,14 @@ pub enum IssueError {
     /// An intermediate cannot have intermediates of its own.
     #[error("only a root can certify an intermediate")]
     NotARoot,
+    /// A CA certifies within its own fleet.
+    #[error("the CA is of fleet {got}, not {expected}")]
+    OtherFleet {
+        /// The fleet of the other CA.
+        got: FleetId,
+        /// This CA's.
+        expected: FleetId,
+    },
     /// The CA's key could not be used. The fault is not the caller's.
     #[error(transparent)]
     Signing(#[from] SigningFailed),
@@ -112,6 +124,8 @@ pub struct FleetCa {
     fleet: FleetId,
     is_root: bool,
     der: Vec<u8>,
+    /// What other roots have certified of the same key; the last one is shown.
+    crosses: Vec<Vec<u8>>,
     key: Key,
     issuer: Issuer<'static, RcgenKey<Key>>,
 }
@@ -196,6 +210,47 @@ impl FleetCa {
         Ok(Self::assemble(self.fleet, false, der, key).expect("our own certificate reads back"))
     }
 
+    /// A certificate (DER) of this root for the key of another CA of the fleet, under that CA's name: whoever pins this
+    /// root alone accepts what the other one issues. For another root it is the word that lets devices pin that one.
+    ///
+    /// # Errors
+    /// [`IssueError::NotARoot`], [`IssueError::OtherFleet`], [`IssueError::BadValidity`], [`IssueError::Signing`].
+    pub fn cross_certify(&self, other: &Self, validity: Validity) -> Result<Vec<u8>, IssueError> {
+        if !self.is_root {
+            return Err(IssueError::NotARoot);
+        }
+        if other.fleet != self.fleet {
+            return Err(IssueError::OtherFleet { got: other.fleet, expected: self.fleet });
+        }
+        let public_key = other.public_key();
+        // That a CA may follow is what tells a root from a CA that issues.
+        let path_len = u8::from(other.is_root);
+        self.sign(&ca_params(self.fleet, &public_key, validity, path_len)?, &public_key)
+    }
+
+    /// The same CA, which shows this certificate (DER) of its key instead of its own.
+    ///
+    /// # Errors
+    /// [`BadPem::OtherKey`] when it is of another CA.
+    pub fn with_cross(mut self, cross: Vec<u8>) -> Result<Self, BadPem> {
+        let (own, other) = (Certificate::parse(&self.der)?, Certificate::parse(&cross)?);
+        let is_of_it = matches!(other.subject, Subject::Ca)
+            && other.key == own.key
+            && other.subject_name == own.subject_name
+            && other.fleet == own.fleet;
+        if !is_of_it {
+            return Err(BadPem::OtherKey);
+        }
+        self.crosses.push(cross);
+        Ok(self)
+    }
+
+    /// The same CA, which shows its own certificate again.
+    #[must_use]
+    pub fn without_crosses(self) -> Self {
+        Self { crosses: Vec::new(), ..self }
+    }
+
     /// Issues a certificate for `role`, whose holder keeps the private half of `public_key`.
     ///
     /// `host_names` (DNS names or IP addresses) are for brokers and coordinators, which accept TLS connections.
@@ -258,9 +313,30 @@ impl FleetCa {
     pub fn chain(&self, leaf: Vec<u8>) -> Vec<Vec<u8>> {
         let mut chain = vec![leaf];
         if !self.is_root {
-            chain.push(self.der.clone());
+            chain.push(self.crosses.last().unwrap_or(&self.der).clone());
         }
         chain
+    }
+
+    /// Names this CA for good: of its own certificate.
+    pub fn id(&self) -> KeyId {
+        KeyId::of_certificate(&self.der)
+    }
+
+    /// Every certificate (DER) of its key: its own, then those of other roots.
+    pub fn certificates(&self) -> impl Iterator<Item = &[u8]> {
+        [&self.der].into_iter().chain(&self.crosses).map(Vec::as_slice)
+    }
+
+    /// Its public key.
+    pub fn public_key(&self) -> [u8; 32] {
+        self.key.as_ref().public_key()
+    }
+
+    /// First and last second of its own certificate.
+    pub fn validity(&self) -> Validity {
+        let own = Certificate::parse(&self.der).expect("it was read before");
+        Validity { not_before_unix_seconds: own.not_before, not_after_unix_seconds: own.not_after }
     }
 
     /// The fleet it issues for.
@@ -283,6 +359,11 @@ impl FleetCa {
         pem::encode_certificate(&self.der)
     }
 
+    /// Every certificate of its key, its own first.
+    pub fn certificates_pem(&self) -> String {
+        self.certificates().map(pem::encode_certificate).collect()
+    }
+
     /// Its private key; `None` when that lives elsewhere.
     pub fn key_pem(&self) -> Option<Zeroizing<String>> {
         self.own_key().map(IdentityKey::to_pkcs8_pem)
@@ -291,14 +372,14 @@ impl FleetCa {
     /// Certificate and private key in one text; `None` when the key lives elsewhere.
     pub fn to_pem(&self) -> Option<Zeroizing<String>> {
         let key = self.key_pem()?;
-        Some(Zeroizing::new(format!("{}{}", self.certificate_pem(), *key)))
+        Some(Zeroizing::new(format!("{}{}", self.certificates_pem(), *key)))
     }
 
     /// Certificate and private key in one text, the key encrypted under a passphrase; `None` when the key lives
     /// elsewhere.
     pub fn to_encrypted_pem(&self, passphrase: &str, rng: &mut dyn CryptoRngCore) -> Option<String> {
         let key = self.own_key()?.to_encrypted_pkcs8_pem(passphrase, rng);
-        Some(format!("{}{key}", self.certificate_pem()))
+        Some(format!("{}{key}", self.certificates_pem()))
     }
 
     fn own_key(&self) -> Option<&IdentityKey> {
@@ -328,13 +409,14 @@ impl FleetCa {
     /// Reads the certificate of a CA whose key lives elsewhere.
     ///
     /// # Errors
-    /// When there is not exactly one certificate, it is no CA's, or its key is another.
+    /// When there is no certificate, it is no CA's, or its key is another.
     pub fn from_pem_over(text: &str, key: Arc<dyn CaKey>) -> Result<Self, BadPem> {
         Self::with_key(text, Key::Elsewhere(key))
     }
 
     fn with_key(text: &str, key: Key) -> Result<Self, BadPem> {
-        let der = pem::certificates(text, 1)?.pop().ok_or(BadPem::Missing { what: "certificate" })?;
+        let mut certificates = pem::certificates(text, MAX_CROSSES + 1)?.into_iter();
+        let der = certificates.next().ok_or(BadPem::Missing { what: "certificate" })?;
         let certificate = Certificate::parse(&der)?;
         match certificate.subject {
             Subject::Ca => {}
@@ -347,16 +429,24 @@ impl FleetCa {
         if is_root {
             certificate.check_signature(&certificate.key)?;
         }
-        Self::assemble(certificate.fleet, is_root, der, key).map_err(BadPem::from)
+        let ca = Self::assemble(certificate.fleet, is_root, der, key)?;
+        certificates.try_fold(ca, Self::with_cross)
     }
 
     fn assemble(fleet: FleetId, is_root: bool, der: Vec<u8>, key: Key) -> Result<Self, BadCertificate> {
         let issuer = Issuer::from_ca_cert_der(&der.as_slice().into(), RcgenKey::new(key.clone()))
             .map_err(|_| BadCertificate::Malformed { what: "a CA certificate that cannot issue" })?;
-        Ok(Self { fleet, is_root, der, key, issuer })
+        Ok(Self { fleet, is_root, der, crosses: Vec::new(), key, issuer })
     }
 
     fn sign(&self, params: &CertificateParams, public_key: &[u8; 32]) -> Result<Vec<u8>, IssueError> {
+        let mut params = params.clone();
+        // Two CAs of a fleet give no serial number twice: lists of several are told apart by nothing else. A fleet has had one
+        // root that issues at most, and its numbers stay as they were.
+        if let (false, Some(of_request)) = (self.is_root, &params.serial_number) {
+            let hash = Sha256::new().chain_update(of_request.to_bytes()).chain_update(self.public_key());
+            params.serial_number = Some(serial_of(&hash.finalize()));
+        }
         let certificate = params.signed_by(&PublicKey(*public_key), &self.issuer).map_err(signing_failed)?;
         Ok(certificate.der().to_vec())
     }
@@ -448,8 +538,12 @@ fn serial_number(
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let mut serial = hash.finalize()[..16].to_vec();
-    // Positive, and 16 bytes always.
+    serial_of(&hash.finalize())
+}
+
+/// Positive, and 16 bytes always.
+fn serial_of(hash: &[u8]) -> SerialNumber {
+    let mut serial = hash[..16].to_vec();
     serial[0] = (serial[0] & 0x7f) | 0x40;
     SerialNumber::from(serial)
 }

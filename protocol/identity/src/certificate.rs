@@ -1,5 +1,7 @@
 //! One certificate, read strictly: what it says, not yet whether anybody vouches for it.
 
+use std::net::IpAddr;
+
 use ed25519_dalek::{Signature, VerifyingKey};
 use fleetkey_wire::FleetId;
 use fleetkey_wire::statement::KeyId;
@@ -40,6 +42,37 @@ pub struct Identity {
     pub client_auth: bool,
     /// May accept TLS connections.
     pub server_auth: bool,
+}
+
+impl Identity {
+    /// Whether two thirds of the certificate's time are over: when it is renewed.
+    pub fn is_due(&self, now_unix_seconds: i64) -> bool {
+        let (begin, end) = (self.not_before_unix_seconds, self.not_after_unix_seconds);
+        now_unix_seconds >= begin + (end - begin) / 3 * 2
+    }
+}
+
+/// The host names and addresses that a certificate is for, as [`crate::FleetCa::issue`] takes them.
+///
+/// # Errors
+/// When it cannot be read.
+#[expect(clippy::wildcard_enum_match_arm, reason = "other names are no host's")]
+pub fn host_names(der: &[u8]) -> Result<Vec<String>, BadCertificate> {
+    let malformed = |what| BadCertificate::Malformed { what };
+    let (_, x509) = X509Certificate::from_der(der).map_err(|_| malformed("structure"))?;
+    let Some(names) = x509.subject_alternative_name().map_err(|_| malformed("an extension"))? else {
+        return Ok(Vec::new());
+    };
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let address = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let address = address.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+            address.ok().map(|address| address.to_string())
+        }
+        _ => None,
+    };
+    Ok(names.value.general_names.iter().filter_map(name).collect())
 }
 
 /// Reads a party's certificate. Nobody has vouched for the result: that is [`crate::FleetRoots::verify`].

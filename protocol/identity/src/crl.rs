@@ -6,6 +6,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use crate::ca::LAST_UNIX_SECOND;
 use crate::certificate::outer_signature;
 use crate::pem;
 
@@ -45,6 +46,15 @@ pub fn crl_to_pem(der: &[u8]) -> String {
     pem::encode_crl(der)
 }
 
+/// Every list in a PEM text (DER). Nobody has read them yet.
+///
+/// # Errors
+/// [`BadCrl`] when there is none.
+pub fn crls_from_pem(text: &str) -> Result<Vec<Vec<u8>>, BadCrl> {
+    let malformed = BadCrl::Malformed { what: "no X509 CRL section" };
+    pem::crls(text).filter(|lists| !lists.is_empty()).ok_or(malformed)
+}
+
 /// A list that cannot be read, or that its CA did not make.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadCrl {
@@ -75,13 +85,45 @@ impl Crl {
             return Err(BadCrl::TooLarge { bytes: bytes.len() });
         }
         let malformed = |what| BadCrl::Malformed { what };
-        let from_pem = match std::str::from_utf8(bytes) {
+        let mut all = Self::read_all(bytes)?;
+        match (all.pop(), all.is_empty()) {
+            (Some(list), true) => Ok(list),
+            (Some(_), false) | (None, _) => Err(malformed("no X509 CRL section, or more than one")),
+        }
+    }
+
+    /// Reads one list in DER, or every `X509 CRL` section of PEM: a list for each CA.
+    ///
+    /// # Errors
+    /// [`BadCrl`].
+    pub fn read_all(bytes: &[u8]) -> Result<Vec<Self>, BadCrl> {
+        if bytes.len() > MAX_CRL_BYTES * 2 {
+            return Err(BadCrl::TooLarge { bytes: bytes.len() });
+        }
+        match std::str::from_utf8(bytes) {
             Ok(text) if text.contains("-----BEGIN") => {
-                Some(pem::crl(text).ok_or(malformed("no X509 CRL section, or more than one"))?)
+                crls_from_pem(text)?.iter().map(|der| Self::read_der(der)).collect()
             }
-            Ok(_) | Err(_) => None,
-        };
-        let der = from_pem.as_deref().unwrap_or(bytes);
+            Ok(_) | Err(_) => Ok(vec![Self::read_der(bytes)?]),
+        }
+    }
+
+    /// Whether the same CA made both, going by its name.
+    pub fn is_of_same_ca(&self, other: &Self) -> bool {
+        self.issuer_name == other.issuer_name
+    }
+
+    /// Whether it is the last list that its CA makes: the next one is due at the end of time (ETSI EN 319 411-2 §6.3.9).
+    pub fn is_last(&self) -> bool {
+        self.next_update_unix_seconds == Some(LAST_UNIX_SECOND)
+    }
+
+    pub(crate) fn issuer_name(&self) -> &[u8] {
+        &self.issuer_name
+    }
+
+    fn read_der(der: &[u8]) -> Result<Self, BadCrl> {
+        let malformed = |what| BadCrl::Malformed { what };
         let (rest, list) = CertificateRevocationList::from_der(der).map_err(|_| malformed("structure"))?;
         if !rest.is_empty() {
             return Err(malformed("bytes after its end"));

@@ -70,6 +70,9 @@ pub enum BadCertificate {
         /// The fleet whose roots are pinned.
         fleet: FleetId,
     },
+    /// The CA that issued it has been retired.
+    #[error("the CA that issued this certificate has been retired")]
+    RetiredIssuer,
     /// The issuer's name fits, its signature does not.
     #[error("the issuer's signature does not verify")]
     BadSignature,

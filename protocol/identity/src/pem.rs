@@ -39,6 +39,14 @@ pub fn certificates_from_pem(text: &str) -> Result<Vec<Vec<u8>>, BadPem> {
     certificates(text, crate::MAX_ROOTS)
 }
 
+/// The certificates that stand among the revocation lists in `text`: hints, which nobody has vouched for. None where it
+/// cannot be read.
+pub fn certificates_among_crls(text: &str) -> Vec<Vec<u8>> {
+    let sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()).filter_map(Result::ok);
+    let certificates = sections.filter(|(kind, _)| *kind == SectionKind::Certificate).map(|(_, der)| der);
+    certificates.take(crate::MAX_ROOTS).collect()
+}
+
 /// Every certificate in `text`, in order; other sections are skipped.
 pub(crate) fn certificates(text: &str, limit: usize) -> Result<Vec<Vec<u8>>, BadPem> {
     let what = "certificate";
@@ -50,12 +58,26 @@ pub(crate) fn certificates(text: &str, limit: usize) -> Result<Vec<Vec<u8>>, Bad
     }
 }
 
-/// The one certificate revocation list in `text`.
-pub(crate) fn crl(text: &str) -> Option<Vec<u8>> {
+/// The one signing request (PKCS #10) in `text`; other sections are skipped.
+///
+/// # Errors
+/// [`BadPem`] when there is none, or more than one.
+pub fn request_from_pem(text: &str) -> Result<Vec<u8>, BadPem> {
+    let what = "certificate request";
+    let mut found = sections(text, SectionKind::Csr)?;
+    match (found.pop(), found.is_empty()) {
+        (Some(mut der), true) => Ok(std::mem::take(&mut *der)),
+        (Some(_), false) => Err(BadPem::TooMany { what, limit: 1 }),
+        (None, _) => Err(BadPem::Missing { what }),
+    }
+}
+
+/// Every certificate revocation list in `text`; other sections are skipped.
+pub(crate) fn crls(text: &str) -> Option<Vec<Vec<u8>>> {
     let sections =
         <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
-    let mut lists = sections.into_iter().filter(|(kind, _)| *kind == SectionKind::Crl).map(|(_, der)| der);
-    lists.next().filter(|_| lists.next().is_none())
+    let lists = sections.into_iter().filter(|(kind, _)| *kind == SectionKind::Crl).map(|(_, der)| der);
+    Some(lists.collect())
 }
 
 /// A certificate revocation list as a PEM section.

@@ -1,6 +1,7 @@
 //! The pinned roots of one fleet, and whether they vouch for a certificate.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use fleetkey_wire::FleetId;
 use fleetkey_wire::statement::KeyId;
@@ -14,14 +15,26 @@ use crate::role::Subject;
 /// Most roots that can be pinned at once: room for several generations of one fleet's CA.
 pub const MAX_ROOTS: usize = 16;
 
-/// The pinned roots of one fleet. Cheap to clone.
+/// Most intermediates that are kept in mind.
+const MAX_HEARD_OF: usize = 64;
+
+/// The pinned roots of one fleet. Cheap to clone, and clones are the same: what one learns, all of them know.
 ///
 /// A root is trusted because it is pinned: its own validity is not looked at (RFC 5280 §6.1.1 d), so a fleet does not fall
 /// silent on the day its root expires. It is retired by being unpinned.
 #[derive(Debug, Clone)]
-pub struct FleetRoots(Arc<Vec<Root>>);
+pub struct FleetRoots(Arc<RwLock<Trust>>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
+struct Trust {
+    roots: Arc<Vec<Root>>,
+    /// Names of CAs whose certificates count no more, whoever vouches for the CA.
+    closed: Arc<BTreeSet<Vec<u8>>>,
+    /// Intermediates that were heard of, whoever vouches for them: another root may have certified the same CA.
+    heard_of: Arc<Vec<Certificate>>,
+}
+
+#[derive(Debug, Clone)]
 struct Root {
     der: Vec<u8>,
     certificate: Certificate,
@@ -33,28 +46,100 @@ impl FleetRoots {
     /// # Errors
     /// The first thing that is wrong with one of them; [`BadCertificate::EmptyChain`] when there is none.
     pub fn new(ders: &[Vec<u8>]) -> Result<Self, BadCertificate> {
-        if ders.len() > MAX_ROOTS {
-            return Err(BadCertificate::ChainTooLong);
+        let trust = Trust { roots: Arc::new(read(ders)?), closed: Arc::default(), heard_of: Arc::default() };
+        Ok(Self(Arc::new(RwLock::new(trust))))
+    }
+
+    /// Pins these roots instead: in all clones, and in every TLS configuration that was made with one.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and [`BadCertificate::OtherFleet`]; then nothing changes.
+    pub fn replace(&self, ders: &[Vec<u8>]) -> Result<(), BadCertificate> {
+        let roots = read(ders)?;
+        let expected = self.fleet();
+        if let Some(root) = roots.first() {
+            same_fleet(&root.certificate, expected)?;
         }
-        let mut roots: Vec<Root> = Vec::with_capacity(ders.len());
-        for der in ders {
-            let certificate = Certificate::parse(der)?;
-            match certificate.subject {
-                Subject::Ca => {}
-                Subject::Party(_) => return Err(BadCertificate::IssuerIsNotCa),
-            }
-            certificate.check_signature(&certificate.key)?;
-            if let Some(first) = roots.first() {
-                same_fleet(&certificate, first.certificate.fleet)?;
-            }
-            if roots.iter().all(|known| known.der != *der) {
-                roots.push(Root { der: der.clone(), certificate });
-            }
+        self.put(roots);
+        Ok(())
+    }
+
+    /// Pins those roots among `certificates` (DER) that a pinned one has certified: that certificate has to be among them
+    /// too. Certificates of other kinds are passed over. How many are new.
+    pub fn learn(&self, certificates: &[Vec<u8>]) -> usize {
+        let known: Vec<(&Vec<u8>, Certificate)> = certificates
+            .iter()
+            .filter_map(|der| Some((der, Certificate::parse(der).ok()?)))
+            .filter(|(_, ca)| matches!(ca.subject, Subject::Ca) && ca.fleet == self.fleet())
+            .collect();
+        let mut learnt = 0;
+        // A root may be certified by one that has only just been learnt.
+        loop {
+            let pinned = self.pinned();
+            let new = known.iter().find(|(der, root)| {
+                pinned.len() < MAX_ROOTS
+                    && pinned.iter().all(|pinned| pinned.der != **der)
+                    && root.check_signature(&root.key).is_ok()
+                    && known.iter().any(|(_, link)| {
+                        link.subject_name == root.subject_name
+                            && link.key == root.key
+                            // A CA that issues must not make itself a root, not even one that states no limit.
+                            && link.path_len.is_some_and(|allowed| 0 < allowed && allowed < u32::MAX)
+                            && self.check_issued_by_root(link, 1).is_ok()
+                    })
+            });
+            let Some((der, certificate)) = new else { return learnt };
+            let mut roots: Vec<Root> = pinned.iter().cloned().collect();
+            roots.push(Root { der: der.to_vec(), certificate: certificate.clone() });
+            self.put(roots);
+            learnt += 1;
         }
-        if roots.is_empty() {
-            return Err(BadCertificate::EmptyChain);
+    }
+
+    fn put(&self, roots: Vec<Root>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).roots = Arc::new(roots);
+    }
+
+    fn pinned(&self) -> Arc<Vec<Root>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).roots.clone()
+    }
+
+    /// Takes no certificate any more that the CA of this list has issued, if it is that CA's last ([`Crl::is_last`]).
+    /// Whoever hands it over has checked it. Whether it is.
+    pub fn close(&self, last: &Crl) -> bool {
+        if last.is_last() {
+            let mut trust = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::make_mut(&mut trust.closed).insert(last.issuer_name().to_vec());
         }
-        Ok(Self(Arc::new(roots)))
+        last.is_last()
+    }
+
+    /// Hears of intermediates (DER), which need not be trusted: where a chain names a CA by the certificate of a root that
+    /// is pinned no more, the same CA's certificate by a pinned root does. Others are passed over.
+    pub fn hear_of(&self, certificates: &[Vec<u8>]) {
+        let all = certificates.iter().take(MAX_HEARD_OF).filter_map(|der| Certificate::parse(der).ok());
+        let cas = all.filter(|ca| matches!(ca.subject, Subject::Ca) && ca.subject_name != ca.issuer_name);
+        let heard_of = Arc::new(cas.collect());
+        self.0.write().unwrap_or_else(PoisonError::into_inner).heard_of = heard_of;
+    }
+
+    fn check_intermediate(&self, intermediate: &Certificate) -> Result<(), BadCertificate> {
+        let verdict = self.check_issued_by_root(intermediate, 1);
+        if verdict.is_ok() {
+            return verdict;
+        }
+        let heard_of = self.0.read().unwrap_or_else(PoisonError::into_inner).heard_of.clone();
+        let is_vouched_for = heard_of.iter().any(|ca| {
+            ca.subject_name == intermediate.subject_name
+                && ca.key == intermediate.key
+                && ca.fleet == self.fleet()
+                && self.check_issued_by_root(ca, 1).is_ok()
+        });
+        if is_vouched_for { Ok(()) } else { verdict }
+    }
+
+    fn is_closed(&self, issuer_name: &[u8]) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).closed.contains(issuer_name)
     }
 
     /// Pins every certificate in `text`.
@@ -67,17 +152,17 @@ impl FleetRoots {
 
     /// The roots as one PEM text.
     pub fn to_pem(&self) -> String {
-        self.0.iter().map(|root| pem::encode_certificate(&root.der)).collect()
+        self.pinned().iter().map(|root| pem::encode_certificate(&root.der)).collect()
     }
 
     /// The fleet they all belong to.
     pub fn fleet(&self) -> FleetId {
-        self.0.first().expect("never empty: checked in new").certificate.fleet
+        self.pinned().first().expect("never empty: checked when they are read").certificate.fleet
     }
 
     /// The roots in DER.
-    pub fn ders(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().map(|root| root.der.as_slice())
+    pub fn ders(&self) -> Vec<Vec<u8>> {
+        self.pinned().iter().map(|root| root.der.clone()).collect()
     }
 
     /// Who the leaf of `chain` is, if a pinned root vouches for it.
@@ -102,7 +187,7 @@ impl FleetRoots {
         now_unix_seconds: Option<i64>,
     ) -> Result<Identity, BadCertificate> {
         let chain = match chain {
-            [rest @ .., last] if self.ders().any(|root| root == *last) => rest,
+            [rest @ .., last] if self.pinned().iter().any(|root| root.der == *last) => rest,
             all => all,
         };
         let (leaf, intermediate) = match chain {
@@ -114,6 +199,9 @@ impl FleetRoots {
         for certificate in intermediate.iter().chain([&leaf]) {
             same_fleet(certificate, self.fleet())?;
         }
+        if self.is_closed(&leaf.issuer_name) {
+            return Err(BadCertificate::RetiredIssuer);
+        }
         match &intermediate {
             None => self.check_issued_by_root(&leaf, 0)?,
             Some(intermediate) => {
@@ -121,7 +209,7 @@ impl FleetRoots {
                     Subject::Ca => {}
                     Subject::Party(_) => return Err(BadCertificate::IssuerIsNotCa),
                 }
-                self.check_issued_by_root(intermediate, 1)?;
+                self.check_intermediate(intermediate)?;
                 if leaf.issuer_name != intermediate.subject_name {
                     return Err(BadCertificate::UnknownIssuer { fleet: self.fleet() });
                 }
@@ -136,15 +224,24 @@ impl FleetRoots {
         leaf.into_identity()
     }
 
+    /// Whether a pinned root has certified this CA (DER), or is it.
+    pub fn certifies(&self, ca: &[u8]) -> bool {
+        self.pinned().iter().any(|root| root.der == ca)
+            || Certificate::parse(ca).is_ok_and(|certificate| {
+                matches!(certificate.subject, Subject::Ca)
+                    && self.check_issued_by_root(&certificate, 1).is_ok()
+            })
+    }
+
     /// Which CA issued the leaf of a chain that [`Self::verify`] accepts: the intermediate in it, or a pinned root.
     pub fn issuer_of(&self, chain: &[Vec<u8>]) -> Option<KeyId> {
         let leaf = Certificate::parse(chain.first()?).ok()?;
-        let others = chain.iter().skip(1).map(Vec::as_slice).chain(self.ders());
+        let others = chain.iter().skip(1).cloned().chain(self.ders());
         let mut issuers = others.filter(|der| {
             Certificate::parse(der)
                 .is_ok_and(|ca| ca.subject_name == leaf.issuer_name && leaf.check_signature(&ca.key).is_ok())
         });
-        issuers.next().map(KeyId::of_certificate)
+        issuers.next().map(|der| KeyId::of_certificate(&der))
     }
 
     /// Whether a CA of the fleet made this list: a pinned root, or an intermediate that one certified. Which
@@ -154,7 +251,8 @@ impl FleetRoots {
     /// [`BadCrl::UnknownIssuer`].
     pub fn check_crl(&self, crl: &Crl, others: &[Vec<u8>]) -> Result<(), BadCrl> {
         let by_root = || {
-            self.0.iter().any(|root| crl.is_made_by(&root.certificate.subject_name, &root.certificate.key))
+            let roots = self.pinned();
+            roots.iter().any(|root| crl.is_made_by(&root.certificate.subject_name, &root.certificate.key))
         };
         let by_intermediate = |der: &Vec<u8>| {
             Certificate::parse(der).is_ok_and(|ca| {
@@ -169,7 +267,7 @@ impl FleetRoots {
 
     fn check_issued_by_root(&self, top: &Certificate, intermediates: u32) -> Result<(), BadCertificate> {
         let mut verdict = Err(BadCertificate::UnknownIssuer { fleet: self.fleet() });
-        for root in self.0.iter().map(|root| &root.certificate) {
+        for root in self.pinned().iter().map(|root| &root.certificate) {
             if root.subject_name != top.issuer_name {
                 continue;
             }
@@ -184,6 +282,31 @@ impl FleetRoots {
         }
         verdict
     }
+}
+
+fn read(ders: &[Vec<u8>]) -> Result<Vec<Root>, BadCertificate> {
+    if ders.len() > MAX_ROOTS {
+        return Err(BadCertificate::ChainTooLong);
+    }
+    let mut roots: Vec<Root> = Vec::with_capacity(ders.len());
+    for der in ders {
+        let certificate = Certificate::parse(der)?;
+        match certificate.subject {
+            Subject::Ca => {}
+            Subject::Party(_) => return Err(BadCertificate::IssuerIsNotCa),
+        }
+        certificate.check_signature(&certificate.key)?;
+        if let Some(first) = roots.first() {
+            same_fleet(&certificate, first.certificate.fleet)?;
+        }
+        if roots.iter().all(|known| known.der != *der) {
+            roots.push(Root { der: der.clone(), certificate });
+        }
+    }
+    if roots.is_empty() {
+        return Err(BadCertificate::EmptyChain);
+    }
+    Ok(roots)
 }
 
 fn same_fleet(certificate: &Certificate, expected: FleetId) -> Result<(), BadCertificate> {

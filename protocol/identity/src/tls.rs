@@ -12,7 +12,7 @@ use rustls::client::{ResolvesClientCert, Resumption, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
@@ -36,13 +36,21 @@ pub fn server_config(
     key: &IdentityKey,
     roots: &FleetRoots,
 ) -> Result<Arc<ServerConfig>, Error> {
+    renewable_server_config(&OwnCertificate::new(chain, key)?, roots)
+}
+
+/// As [`server_config`], for a party whose certificate is renewed while it runs.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn renewable_server_config(own: &OwnCertificate, roots: &FleetRoots) -> Result<Arc<ServerConfig>, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(FleetVerifier {
             roots: roots.clone(),
             server_is: ServerIs::Broker,
         }))
-        .with_single_cert(certificates(chain), key.to_private_key_der())?;
+        .with_cert_resolver(Arc::new(own.clone()));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
@@ -103,6 +111,12 @@ impl ResolvesClientCert for OwnCertificate {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
@@ -315,6 +329,7 @@ fn refused(fault: BadCertificate) -> Error {
         BadCertificate::NotYetValid { .. } => CertificateError::NotValidYet,
         BadCertificate::UnknownIssuer { .. } => CertificateError::UnknownIssuer,
         BadCertificate::BadSignature => CertificateError::BadSignature,
+        BadCertificate::RetiredIssuer => CertificateError::Revoked,
         BadCertificate::TooLarge { .. }
         | BadCertificate::Malformed { .. }
         | BadCertificate::NotEd25519 { .. }

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use fleetkey_identity::{
-    BadCrl, BadPem, BadSigningRequest, CaKey, Crl, FleetCa, FleetRoots, IdentityKey, IssueError,
-    MAX_CSR_BYTES, Revoked, Role, SigningFailed, Validity, crl_to_pem, pkcs7, read_certificate,
+    BadCertificate, BadCrl, BadPem, BadSigningRequest, CaKey, Crl, FleetCa, FleetRoots, IdentityKey,
+    IssueError, MAX_CSR_BYTES, Revoked, Role, SigningFailed, Validity, crl_to_pem, pkcs7, read_certificate,
     read_signing_request,
 };
 use fleetkey_wire::{DeviceId, FleetId};
@@ -175,6 +175,185 @@ fn openssl_refuses_what_our_revocation_list_names() {
         let Some(verdict) = openssl(&arguments, &scratch.0) else { return };
         assert_eq!(verdict.status.success(), is_good, "{verdict:?}");
     }
+}
+
+/// `openssl verify` of the leaf, with the issuing CA beside it and the root trusted.
+fn openssl_verifies(scratch: &Scratch, extra: &[&str]) -> Option<bool> {
+    let now = NOW.to_string();
+    let arguments =
+        ["verify", "-attime", &now, "-x509_strict", "-CAfile", "root.pem", "-untrusted", "issuing.pem"];
+    let verdict = openssl(&[&arguments, extra, &["leaf.pem"]].concat(), &scratch.0)?;
+    Some(verdict.status.success())
+}
+
+#[test]
+fn openssl_takes_a_chain_of_root_issuing_ca_and_device_and_the_issuing_cas_list() {
+    let scratch = Scratch::new("chain");
+    let put = |name: &str, text: &str| fs::write(scratch.file(name), text).unwrap();
+    let root = ca();
+    let issuing = root.create_intermediate(&mut OsRng, Validity::without_end(NOW)).unwrap();
+    let leaf = device_certificate(&issuing, 1);
+    let roots = FleetRoots::new(&[root.certificate_der().to_vec()]).unwrap();
+    roots.verify(&issuing.chain(leaf.clone()), Some(NOW)).unwrap();
+    put("root.pem", &root.certificate_pem());
+    put("issuing.pem", &issuing.certificate_pem());
+    put("leaf.pem", &fleetkey_identity::chain_to_pem(&[leaf.clone()]));
+    let Some(is_good) = openssl_verifies(&scratch, &[]) else { return };
+    assert!(is_good);
+    let serial = read_certificate(&leaf).unwrap().serial;
+    for (revoked, is_good) in [(vec![], true), (vec![Revoked { serial, unix_seconds: NOW as u64 }], false)] {
+        let list = issuing.revocation_list(1, Validity::days_from(NOW, 1), &revoked).unwrap();
+        // As it is published: the CA's certificate stands before its list.
+        put("crl.pem", &format!("{}{}", issuing.certificate_pem(), crl_to_pem(&list)));
+        assert_eq!(openssl_verifies(&scratch, &["-crl_check", "-CRLfile", "crl.pem"]), Some(is_good));
+    }
+}
+
+#[test]
+fn openssl_and_we_refuse_a_ca_below_the_issuing_one() {
+    let scratch = Scratch::new("path-length");
+    let put = |name: &str, text: &str| fs::write(scratch.file(name), text).unwrap();
+    let root = ca();
+    let issuing = root.create_intermediate(&mut OsRng, Validity::without_end(NOW)).unwrap();
+    assert_eq!(
+        issuing.create_intermediate(&mut OsRng, Validity::without_end(NOW)).unwrap_err(),
+        IssueError::NotARoot
+    );
+    // What the issuing CA's key could sign all the same, were somebody to have it.
+    let key = IdentityKey::from_pkcs8_pem(&issuing.key_pem().unwrap()).unwrap();
+    let key: Arc<dyn CaKey> = Arc::new(key);
+    let as_root = FleetCa::create_over(issuing.fleet(), key, Validity::without_end(NOW)).unwrap();
+    let below = as_root.create_intermediate(&mut OsRng, Validity::without_end(NOW)).unwrap();
+    let leaf = device_certificate(&below, 1);
+    put("root.pem", &root.certificate_pem());
+    put("issuing.pem", &format!("{}{}", below.certificate_pem(), issuing.certificate_pem()));
+    put("leaf.pem", &fleetkey_identity::chain_to_pem(&[leaf.clone()]));
+    let roots = FleetRoots::new(&[root.certificate_der().to_vec()]).unwrap();
+    let chain = [leaf, below.certificate_der().to_vec(), issuing.certificate_der().to_vec()];
+    assert!(roots.verify(&chain, Some(NOW)).is_err());
+    assert!(roots.verify(&chain[..2], Some(NOW)).is_err());
+    let Some(is_good) = openssl_verifies(&scratch, &[]) else { return };
+    assert!(!is_good);
+}
+
+/// Two roots: the second is certified by the first, and so is the CA that issues below the second.
+fn rolled() -> (FleetCa, FleetCa, FleetCa, Vec<u8>) {
+    let (first, second) = (ca(), ca());
+    let always = Validity::without_end(NOW);
+    let issuing = second.create_intermediate(&mut OsRng, always).unwrap();
+    let issuing = {
+        let cross = first.cross_certify(&issuing, always).unwrap();
+        issuing.with_cross(cross).unwrap()
+    };
+    let link = first.cross_certify(&second, always).unwrap();
+    (first, second, issuing, link)
+}
+
+#[test]
+fn what_a_new_root_issues_is_taken_under_the_old_one_by_us_and_by_openssl() {
+    let scratch = Scratch::new("cross");
+    let put = |name: &str, text: &str| fs::write(scratch.file(name), text).unwrap();
+    let (first, second, issuing, _) = rolled();
+    let read_back = FleetCa::from_pem(&issuing.to_pem().unwrap()).unwrap();
+    assert_eq!(read_back.certificates().collect::<Vec<_>>(), issuing.certificates().collect::<Vec<_>>());
+    let leaf = device_certificate(&read_back, 1);
+    put("leaf.pem", &fleetkey_identity::chain_to_pem(&[leaf.clone()]));
+    let shown = read_back.chain(leaf.clone());
+    let alone = read_back.without_crosses().chain(leaf);
+    for (root, chain, is_good) in
+        [(&first, &shown, true), (&first, &alone, false), (&second, &alone, true), (&second, &shown, false)]
+    {
+        let roots = FleetRoots::new(&[root.certificate_der().to_vec()]).unwrap();
+        assert_eq!(roots.verify(chain, Some(NOW)).is_ok(), is_good);
+        put("root.pem", &root.certificate_pem());
+        put("issuing.pem", &fleetkey_identity::chain_to_pem(&chain[1..]));
+        let Some(verdict) = openssl_verifies(&scratch, &[]) else { continue };
+        assert_eq!(verdict, is_good);
+    }
+    // A device shows for years what it was given while the first root counted.
+    let roots = FleetRoots::new(&[second.certificate_der().to_vec()]).unwrap();
+    roots.hear_of(&alone[1..]);
+    roots.verify(&shown, Some(NOW)).unwrap();
+    let strangers = FleetRoots::new(&[ca().certificate_der().to_vec()]).unwrap();
+    strangers.hear_of(&alone[1..]);
+    assert!(strangers.verify(&shown, Some(NOW)).is_err(), "to be heard of is not to be trusted");
+    let other = ca().create_intermediate(&mut OsRng, Validity::without_end(NOW)).unwrap();
+    let cross = first.cross_certify(&issuing, Validity::without_end(NOW)).unwrap();
+    assert_eq!(other.with_cross(cross).unwrap_err(), BadPem::OtherKey);
+}
+
+#[test]
+fn a_root_is_learnt_from_one_that_is_pinned_and_from_nobody_else() {
+    let (first, second, issuing, link) = rolled();
+    let (root, leaf) = (second.certificate_der().to_vec(), device_certificate(&issuing, 1));
+    let alone = issuing.without_crosses().chain(leaf);
+    let pin = || FleetRoots::new(&[first.certificate_der().to_vec()]).unwrap();
+
+    let roots = pin();
+    let held_elsewhere = roots.clone();
+    assert_eq!(roots.learn(std::slice::from_ref(&root)), 0, "nobody vouches for it");
+    assert_eq!(roots.learn(std::slice::from_ref(&link)), 0, "the root itself is missing");
+    assert!(held_elsewhere.verify(&alone, Some(NOW)).is_err());
+    assert_eq!(roots.learn(&[b"none".to_vec(), root.clone(), link.clone()]), 1);
+    held_elsewhere.verify(&alone, Some(NOW)).unwrap();
+    assert_eq!(roots.learn(&[root.clone(), link.clone()]), 0, "it is known");
+
+    // An issuing CA certifies no root, whatever it signs.
+    let middle = first.create_intermediate(&mut OsRng, Validity::without_end(NOW)).unwrap();
+    let key: Arc<dyn CaKey> = Arc::new(IdentityKey::from_pkcs8_pem(&middle.key_pem().unwrap()).unwrap());
+    let as_root = FleetCa::create_over(middle.fleet(), key, Validity::without_end(NOW)).unwrap();
+    let forged = as_root.cross_certify(&second, Validity::without_end(NOW)).unwrap();
+    let shown = [root.clone(), forged, middle.certificate_der().to_vec(), as_root.certificate_der().to_vec()];
+    assert_eq!(pin().learn(&shown), 0);
+
+    // A root of a root that was learnt is learnt with it.
+    let third = ca();
+    let further = second.cross_certify(&third, Validity::without_end(NOW)).unwrap();
+    let all = [third.certificate_der().to_vec(), further, root, link];
+    assert_eq!(pin().learn(&all), 2);
+}
+
+#[test]
+fn lists_of_several_cas_are_read_from_one_text() {
+    let (one, two) = (ca(), ca());
+    let list = |ca: &FleetCa| ca.revocation_list(1, Validity::days_from(NOW, 1), &[]).unwrap();
+    let text = [one.certificate_pem(), crl_to_pem(&list(&one)), crl_to_pem(&list(&two))].concat();
+    let lists = Crl::read_all(text.as_bytes()).unwrap();
+    assert_eq!(lists.len(), 2);
+    assert!(!lists[0].is_of_same_ca(&lists[1]));
+    assert!(lists[0].is_of_same_ca(&Crl::read(&list(&one)).unwrap()));
+    assert!(matches!(Crl::read(text.as_bytes()), Err(BadCrl::Malformed { .. })));
+    assert!(matches!(Crl::read_all(one.certificate_pem().as_bytes()), Err(BadCrl::Malformed { .. })));
+}
+
+#[test]
+fn a_ca_that_has_made_its_last_list_vouches_for_nobody() {
+    let root = ca();
+    let always = Validity::without_end(NOW);
+    let [former, current] = [1, 2].map(|_| root.create_intermediate(&mut OsRng, always).unwrap());
+    let chains = [&former, &current].map(|ca| ca.chain(device_certificate(ca, 1)));
+    let roots = FleetRoots::new(&[root.certificate_der().to_vec()]).unwrap();
+    let list = |validity| Crl::read(&former.revocation_list(1, validity, &[]).unwrap()).unwrap();
+    assert!(!roots.close(&list(Validity::days_from(NOW, 9_000))));
+    roots.verify(&chains[0], Some(NOW)).unwrap();
+    let held_elsewhere = roots.clone();
+    assert!(roots.close(&list(always)));
+    assert_eq!(held_elsewhere.verify(&chains[0], Some(NOW)), Err(BadCertificate::RetiredIssuer));
+    held_elsewhere.verify(&chains[1], Some(NOW)).unwrap();
+}
+
+#[test]
+fn two_cas_of_a_fleet_give_no_serial_number_twice() {
+    let root = ca();
+    let issue = |ca: &FleetCa| {
+        let role = Role::Device(DeviceId::from_bytes([1; 16]));
+        let key = IdentityKey::from_seed(&[3; 32]).public_key();
+        read_certificate(&ca.issue(&role, &key, &[], Validity::days_from(NOW, 30)).unwrap()).unwrap().serial
+    };
+    let [one, two] =
+        [1, 2].map(|_| root.create_intermediate(&mut OsRng, Validity::without_end(NOW)).unwrap());
+    assert_eq!(issue(&one), issue(&one));
+    assert_ne!(issue(&one), issue(&two));
 }
 
 #[test]

@@ -508,7 +508,7 @@ fn roots_come_back_from_pem_and_belong_to_one_fleet() {
     let pinned = FleetRoots::from_pem(&text).unwrap();
 
     assert_eq!(pinned.fleet(), fleet(1));
-    assert_eq!(FleetRoots::from_pem(&pinned.to_pem()).unwrap().ders().count(), 2);
+    assert_eq!(FleetRoots::from_pem(&pinned.to_pem()).unwrap().ders().len(), 2);
     for ca in [&first, &second] {
         let der = ca.issue(&device(), &key().public_key(), &[], year()).unwrap();
         assert!(pinned.verify(&[der], Some(NOW)).is_ok());

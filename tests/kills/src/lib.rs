@@ -15,6 +15,7 @@
 //! scarce     a disk that is full
 //! torn       databases as a power cut leaves them, for the tests of the crates that own them
 //! dice       choices from one seed
+//! faketime   another time on the clock of one process
 //! ```
 //!
 //! Everything is asked for as an operator or an application would: through the command line, the agents' sockets and
@@ -29,6 +30,7 @@ pub mod binaries;
 pub mod device;
 pub mod dice;
 pub mod door;
+pub mod faketime;
 pub mod fleet;
 pub mod intruder;
 pub mod ledger;

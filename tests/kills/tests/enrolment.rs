@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use fleetkey_kills::fleet::COMMAND_WITHIN;
 use fleetkey_kills::process::{self, Process};
-use fleetkey_kills::{Device, Dice, Door, wait};
+use fleetkey_kills::{Device, Dice, Door, faketime, wait};
 
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -208,6 +208,55 @@ fn a_manufacturers_certificate_lets_its_device_in_and_a_look_alike_does_not() ->
     openssl(place, &["req", "-new", "-key", "device.key", "-subj", "/CN=anything", "-out", "request.pem"])?;
     let cloned = ask("acme")?;
     ensure!(String::from_utf8_lossy(&cloned.stdout).contains("another key"), "{cloned:?}");
+    Ok(())
+}
+
+#[test]
+fn a_device_that_slept_renews_when_it_wakes_and_pins_the_new_root() -> Result<()> {
+    let Some(six_days_later) = faketime::clock("+6d") else {
+        eprintln!("NOT RUN: a clock that is ahead needs libfaketime (apt-get install faketime)");
+        return Ok(());
+    };
+    let door = Door::open(106, &[("FLEETKEY__ENROLMENT__DEVICE_DAYS", "7")])?;
+    door.ask(&["group", "create", "all", "--select", "site=here"])?;
+    let mut enroll = door.enroll("pump-1");
+    enroll.env("FLEETKEY_CLAIM", door.claim(&["--labels", "site=here"])?);
+    let mut device = door.enrolled("pump-1", &process::run(enroll, COMMAND_WITHIN)?)?;
+    device.start()?;
+    holds_key(&mut device, "all")?;
+    device.process.kill();
+
+    let (old, new) = (door.fleet.home().join("root-ca.pem"), door.path("root-2.pem"));
+    let (old, new) = (old.to_string_lossy(), new.to_string_lossy());
+    let rolled = door.ask(&["ca", "roll", "--root", "--root-key", &old, "--new-root-key", &new])?;
+    wait::until("the service takes the new CA", WITHIN, || {
+        let shown = door.ask(&["ca", "show"])?;
+        Ok((shown["hanging"]["issuing"]["id"] != rolled["ca"]).then(|| shown.to_string()))
+    })?;
+    ensure!(
+        door.ask(&["ca", "show"])?["hanging"]["former"][0]["devices"] == 1,
+        "nothing hangs on the old CA"
+    );
+    device.settings = six_days_later;
+    device.start()?;
+    let pinned = device.directory().join("fleet-roots.pem");
+    wait::until("the device has renewed", WITHIN, || {
+        let shown = door.ask(&["ca", "show"])?;
+        Ok((shown["hanging"]["former"][0]["devices"] != 0).then(|| shown.to_string()))
+    })?;
+    wait::until("the device has stored what it was given", WITHIN, || {
+        let chain = std::fs::read_to_string(device.directory().join("device.crt"))?;
+        let chain = fleetkey_identity::chain_from_pem(&chain)?;
+        let roots = fleetkey_identity::FleetRoots::from_pem(&std::fs::read_to_string(&pinned)?)?;
+        let new_root = fleetkey_identity::FleetCa::from_pem(&std::fs::read_to_string(new.as_ref())?)?;
+        let knows = roots.ders().iter().any(|root| root == new_root.certificate_der());
+        Ok((!knows || chain.len() != 2).then(|| "not yet".to_owned()))
+    })?;
+    holds_key(&mut device, "all")?;
+    // With what it has now it comes in again.
+    device.process.kill();
+    device.start()?;
+    holds_key(&mut device, "all")?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use fleetkey_kills::process::Process;
 use fleetkey_kills::rounds::{Plan, Rounds};
 use fleetkey_kills::rules;
 use fleetkey_kills::scarce::Disk;
-use fleetkey_kills::{Dice, Fleet, setting, wait};
+use fleetkey_kills::{Dice, Fleet, faketime, setting, wait};
 use fleetkey_wire::KeyEpoch;
 use serde_json::Value;
 
@@ -323,26 +323,14 @@ fn a_revocation_is_delivered_when_the_broker_is_back() -> Result<()> {
     })
 }
 
-/// Where Debian and others put libfaketime.
-fn faketime() -> Option<String> {
-    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let places = [format!("/usr/lib/{triple}"), "/usr/lib64".to_owned(), "/usr/lib".to_owned()];
-    let found = places.map(|place| format!("{place}/faketime/libfaketime.so.1"));
-    found.into_iter().find(|path| Path::new(path).exists())
-}
-
 #[test]
 #[ignore = "takes half a minute, and needs libfaketime: `just faults`"]
 fn key_epochs_grow_whatever_the_clock_says() -> Result<()> {
-    let Some(library) = faketime() else {
+    if faketime::clock("+0").is_none() {
         eprintln!("NOT RUN: a wrong clock needs libfaketime (apt-get install faketime)");
         return Ok(());
-    };
-    let clock = |clock: &str| -> Vec<(String, String)> {
-        let settings =
-            [("LD_PRELOAD", library.as_str()), ("FAKETIME", clock), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
-        settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
-    };
+    }
+    let clock = |clock: &str| faketime::clock(clock).unwrap_or_default();
     let mut dice = Dice::new(41);
     // Made a month ago: certificates that are younger than the clock says are refused, and rightly so.
     let mut fleet = Fleet::init(clock("-30d"), &mut dice)?;

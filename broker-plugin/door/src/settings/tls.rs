@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fleetkey_identity::{Crl, FleetRoots, IdentityKey, Role, chain_from_pem};
+use fleetkey_identity::tls::{OwnCertificate, renewable_server_config};
+use fleetkey_identity::{FleetRoots, IdentityKey, Role, chain_from_pem};
 use fleetkey_wire::FleetId;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{SettingsError, read};
-use crate::crl_file::CrlFile;
+use crate::certificate_file::CertificateFile;
+use crate::crl_file::{CrlFile, Crls};
 
 /// Certificates and keys, as PEM files.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -20,7 +22,7 @@ pub struct TlsSettings {
     pub roots: PathBuf,
     /// The broker's certificate, and its issuer's if that is no root.
     pub certificate: PathBuf,
-    /// The broker's private key.
+    /// The broker's private key. All three are read again when they change.
     pub key: PathBuf,
     /// Certificates that no longer count. It is read again when it changes.
     pub crl: Option<PathBuf>,
@@ -33,8 +35,18 @@ pub struct TlsSetup {
     pub fleet: FleetId,
     /// What connections are accepted with.
     pub config: Arc<rustls::ServerConfig>,
-    /// The CRL in force at the start, and where the next one will be.
-    pub crl: Option<(CrlFile, Crl)>,
+    /// The broker's own certificate, and where the next one will be.
+    pub certificate: CertificateFile,
+    /// The CRLs in force at the start, and where the next ones will be.
+    pub crl: Option<(CrlFile, Crls)>,
+}
+
+/// The broker's own files, read and checked.
+pub(crate) struct OwnFiles {
+    pub(crate) roots: FleetRoots,
+    pub(crate) chain: Vec<Vec<u8>>,
+    pub(crate) key: IdentityKey,
+    pub(crate) not_after_unix_seconds: i64,
 }
 
 impl Default for TlsSettings {
@@ -60,6 +72,27 @@ impl TlsSettings {
     /// # Errors
     /// [`SettingsError`], naming what does not.
     pub fn read(&self) -> Result<TlsSetup, SettingsError> {
+        let OwnFiles { roots, chain, key, .. } = self.read_own()?;
+        let tls = |source| SettingsError::Tls {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            source,
+        };
+        let own = OwnCertificate::new(&chain, &key).map_err(tls)?;
+        let config = renewable_server_config(&own, &roots).map_err(tls)?;
+        let fleet = roots.fleet();
+        let mut crl = None;
+        if let Some(path) = &self.crl {
+            let file = CrlFile::new(path.clone(), roots.clone(), chain);
+            let first = file.read()?;
+            crl = Some((file, first));
+        }
+        let certificate = CertificateFile::new(self.clone(), own, roots);
+        Ok(TlsSetup { fleet, config, certificate, crl })
+    }
+
+    /// Reads the broker's own files, without its revocation lists.
+    pub(crate) fn read_own(&self) -> Result<OwnFiles, SettingsError> {
         let pem = |path: &Path| {
             let path = path.to_owned();
             move |source| SettingsError::Pem { path, source }
@@ -79,16 +112,7 @@ impl TlsSettings {
                 return Err(SettingsError::NotBroker { path: self.certificate.clone(), role });
             }
         }
-        let config = fleetkey_identity::tls::server_config(&chain, &key, &roots).map_err(|source| {
-            SettingsError::Tls { certificate: self.certificate.clone(), key: self.key.clone(), source }
-        })?;
-        let fleet = roots.fleet();
-        let mut crl = None;
-        if let Some(path) = &self.crl {
-            let file = CrlFile::new(path.clone(), roots, chain);
-            let first = file.read()?;
-            crl = Some((file, first));
-        }
-        Ok(TlsSetup { fleet, config, crl })
+        let not_after_unix_seconds = identity.not_after_unix_seconds;
+        Ok(OwnFiles { roots, chain, key, not_after_unix_seconds })
     }
 }

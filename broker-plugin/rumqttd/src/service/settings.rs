@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use config::Environment;
-use fleetkey_door::crl_file::CrlFile;
+use fleetkey_door::certificate_file::CertificateFile;
+use fleetkey_door::crl_file::{CrlFile, Crls};
 use fleetkey_door::settings::{Layers, TlsSetup, read};
-use fleetkey_identity::Crl;
 use fleetkey_policy::CellAccess;
 use fleetkey_policy_follow::PolicySource;
 use fleetkey_wire::FleetId;
@@ -85,7 +85,9 @@ pub struct Setup {
     /// The broker, unless it only answers for another.
     pub broker: Option<BrokerConfig>,
     /// The CRL in force at the start, and where the next one will be.
-    pub crl: Option<(CrlFile, Crl)>,
+    pub crl: Option<(CrlFile, Crls)>,
+    /// The broker's certificate, where the next one will be.
+    pub certificate: Option<CertificateFile>,
     /// Answers for brokers that ask.
     pub gate: Option<GateSetup>,
     /// Who may subscribe to a cell.
@@ -146,12 +148,12 @@ impl Settings {
         let mut listeners: Vec<_> =
             insecure_loopback.iter().map(|address| Listener::insecure_loopback(*address)).collect();
         listeners.iter().try_for_each(Listener::check)?;
-        let mut crl = None;
+        let (mut crl, mut certificate) = (None, None);
         let fleet = if tls.is_empty() {
             self.fleet.ok_or(SettingsError::NoFleet)?
         } else {
-            let TlsSetup { fleet: of_roots, config, crl: read } = self.tls.read()?;
-            crl = read;
+            let TlsSetup { fleet: of_roots, config, certificate: own, crl: read } = self.tls.read()?;
+            (crl, certificate) = (read, Some(own));
             listeners.extend(tls.iter().map(|address| Listener::tls(*address, config.clone())));
             match self.fleet {
                 Some(set) if set != of_roots => {
@@ -167,7 +169,7 @@ impl Settings {
         let (access, policy) = self.policy.read()?;
         let limits = self.limits.limits()?;
         let broker = (!listeners.is_empty()).then_some(BrokerConfig { fleet, listeners, limits, fan_out });
-        Ok(Setup { fleet, broker, crl, gate, access, policy })
+        Ok(Setup { fleet, broker, crl, certificate, gate, access, policy })
     }
 }
 

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use fleetkey_coordinator::config::Config;
-use fleetkey_identity::{FleetRoots, Role, chain_from_pem, read_certificate};
+use fleetkey_identity::{
+    FleetRoots, Role, certificates_from_pem, chain_from_pem, chain_to_pem, read_certificate,
+};
 use fleetkey_wire::{FleetId, Generation};
 
 use super::client::{ClientOptions, read_config};
@@ -29,7 +31,7 @@ pub(crate) enum BrokerConfig {
 ///
 /// Clients are who their certificates say. A device reads its own `down` and any cell, and writes its own `up`; the
 /// coordinator writes cells and `down`, and reads every `up`. Run it again, with --force, when the CRL is first
-/// published, and each time the coordinator's certificate has been renewed 16 times.
+/// published, when a CA is rolled or retired, and each time the coordinator's certificate has been renewed 16 times.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   fleetkey broker-config mosquitto --config fleet/fleetkey.toml --out /etc/mosquitto/fleet
@@ -38,8 +40,7 @@ pub(crate) struct Mosquitto {
     /// The directory to write to.
     #[arg(long, value_name = "DIR", default_value = "mosquitto")]
     out: PathBuf,
-    /// Where mosquitto finds fleet-roots.pem, broker.crt, broker.key and fleet.crl, instead of `broker` beside the
-    /// settings.
+    /// Where mosquitto finds broker.crt, broker.key and fleet.crl, instead of `broker` beside the settings.
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
     /// Where mosquitto listens, instead of on every address at the port of the broker's URL.
@@ -58,6 +59,7 @@ struct Facts {
     files: PathBuf,
     has_crl: bool,
     acl: PathBuf,
+    cas: PathBuf,
 }
 
 impl BrokerConfig {
@@ -86,8 +88,11 @@ impl Mosquitto {
             has_crl: files.join("fleet.crl").exists(),
             files,
             acl: directory.join("acl"),
+            cas: directory.join("cas.pem"),
         };
-        for (name, text) in [("acl", facts.acl()), ("mosquitto.conf", facts.mosquitto_conf())] {
+        let cas = ca_certificates(&config)?;
+        let files = [("acl", facts.acl()), ("cas.pem", cas), ("mosquitto.conf", facts.mosquitto_conf())];
+        for (name, text) in files {
             let path = directory.join(name);
             let mut how = OpenOptions::new();
             how.write(true);
@@ -119,9 +124,9 @@ impl Mosquitto {
 
 impl Facts {
     fn mosquitto_conf(&self) -> String {
-        let Self { fleet, listen, acl, .. } = self;
+        let Self { fleet, listen, acl, cas, .. } = self;
         let file = |name: &str| self.files.join(name).display().to_string();
-        let (roots, certificate, key) = (file("fleet-roots.pem"), file("broker.crt"), file("broker.key"));
+        let (certificate, key, cas) = (file("broker.crt"), file("broker.key"), cas.display());
         let crl_line = format!("{}crlfile {}", if self.has_crl { "" } else { "#" }, file("fleet.crl"));
         let acl = acl.display();
         format!(
@@ -136,7 +141,8 @@ use_identity_as_username true
 use_username_as_clientid true
 allow_anonymous false
 tls_version tlsv1.3
-cafile {roots}
+# The roots, and the CAs below them. Make it anew when a CA is rolled or retired.
+cafile {cas}
 certfile {certificate}
 keyfile {key}
 # Revoked devices. Start mosquitto again when it has changed: sessions that are there end then, too.
@@ -183,6 +189,30 @@ pattern read fk/{fleet}/cell/+
         }
         text
     }
+}
+
+/// The pinned roots, and the CAs that they have certified and that still count: a device shows for long what it was given,
+/// which may name a root that is gone.
+fn ca_certificates(config: &Config) -> anyhow::Result<String> {
+    let read =
+        |path: &Path| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
+    let path = &config.identity.roots;
+    let roots = FleetRoots::from_pem(&read(path)?).with_context(|| path.display().to_string())?;
+    let former = std::fs::read_dir(&config.identity.former_cas).into_iter().flatten().flatten();
+    let former =
+        former.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|is| is == "pem"));
+    let mut files: Vec<PathBuf> = former.collect();
+    files.sort();
+    let mut all = roots.ders();
+    for path in config.identity.ca.iter().chain(&files).filter(|path| path.exists()) {
+        let certificates = certificates_from_pem(&read(path)?).with_context(|| path.display().to_string())?;
+        for der in certificates {
+            if roots.certifies(&der) && !all.contains(&der) {
+                all.push(der);
+            }
+        }
+    }
+    Ok(chain_to_pem(&all))
 }
 
 /// The fleet, and the generation of its coordinator's certificate.

@@ -1,16 +1,19 @@
 //! `fleetkey ca`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
-use fleetkey_coordinator::config::{CA_PASSPHRASE_VARIABLE, Config};
-use fleetkey_coordinator::{read_ca, when, write_private};
-use fleetkey_identity::{Crl, FleetRoots};
+use clap::{Args, Subcommand, ValueEnum};
+use fleetkey_coordinator::api::{CaList, CaView, RetiredView, Retirement};
+use fleetkey_coordinator::config::{CA_PASSPHRASE_VARIABLE, Config, ROOT_PASSPHRASE_VARIABLE};
+use fleetkey_coordinator::{Cas, read_ca, when, write_private};
+use fleetkey_identity::{Crl, FleetRoots, KeyId};
 use rand_core::OsRng;
+use zeroize::Zeroizing;
 
-use super::client::{ClientOptions, read_config};
+use super::ca_roll::Roll;
+use super::client::{Client, ClientOptions, read_config, segment};
 use super::show;
 
 /// A passphrase that somebody could guess protects nothing.
@@ -21,6 +24,9 @@ pub(crate) enum CaCommand {
     /// Show the fleet's CA: its fleet, whether it is a root, whether its key is encrypted.
     Show,
     Protect(Protect),
+    Roll(Roll),
+    Retire(Retire),
+    Renew(Renew),
     /// Show the newest revocation list, as the coordinator has published it.
     Crl,
 }
@@ -42,38 +48,164 @@ impl CaCommand {
     pub(crate) fn run(self, options: &ClientOptions, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
         let config = read_config(options.config.as_deref())?;
         match self {
-            Self::Show => show_ca(&config, json, out),
+            Self::Show => show_ca(&config, options, json, out),
+            Self::Roll(roll) => roll.run(&config, json, out),
+            Self::Renew(renew) => renew.run(&config, options, json, out),
+            Self::Retire(retire) => retire.run(&Client::connect(options)?, json, out),
             Self::Protect(protect) => protect.run(&config, json, out),
             Self::Crl => show_crl(&config, json, out),
         }
     }
 }
 
-fn ca_file(config: &Config) -> anyhow::Result<&PathBuf> {
+/// What the root's key is encrypted under, where something is said of it.
+pub(super) fn root_passphrase() -> anyhow::Result<Option<Zeroizing<String>>> {
+    let Ok(passphrase) = std::env::var(ROOT_PASSPHRASE_VARIABLE) else { return Ok(None) };
+    let passphrase = Zeroizing::new(passphrase);
+    check_passphrase(&passphrase)?;
+    Ok(Some(passphrase))
+}
+
+fn check_passphrase(passphrase: &str) -> anyhow::Result<()> {
+    if passphrase.chars().count() < MIN_PASSPHRASE_CHARACTERS {
+        bail!("the passphrase has fewer than {MIN_PASSPHRASE_CHARACTERS} characters: choose a longer one");
+    }
+    Ok(())
+}
+
+pub(super) fn ca_file(config: &Config) -> anyhow::Result<&PathBuf> {
     config.identity.ca.as_ref().context("the settings name no CA: set `ca` under [identity]")
 }
 
-fn show_ca(config: &Config, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+fn show_ca(config: &Config, options: &ClientOptions, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     let path = ca_file(config)?;
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let is_encrypted = text.contains("BEGIN ENCRYPTED PRIVATE KEY");
-    let ca = read_ca(path, config.identity.ca_passphrase.as_deref())?;
+    let cas = Cas::read(&config.identity)?.context("the settings name no CA")?;
+    let ca = &cas.issuing;
     let kind = if ca.is_root() { "root" } else { "intermediate" };
+    let list = Client::connect(options).and_then(|client| client.get("/v1/ca"));
+    let list: Option<CaList> = list.ok().and_then(|list| serde_json::from_value(list).ok());
     if json {
+        let ids = |all: &mut dyn Iterator<Item = String>| all.collect::<Vec<_>>();
         let shown = serde_json::json!({
             "fleet": ca.fleet(), "kind": kind, "file": path, "key_encrypted": is_encrypted,
+            "ca": ca.id().to_string(),
+            "former": ids(&mut cas.former.iter().map(|ca| ca.id().to_string())),
+            "retired": ids(&mut cas.retired.iter().map(|ca| ca.id().to_string())),
+            "hanging": list,
         });
         return show::json(out, &shown);
     }
-    let key = if is_encrypted {
+    let key = if fleetkey_coordinator::pkcs11::label_in(&text).is_some() {
+        "in a PKCS #11 token"
+    } else if is_encrypted {
         "encrypted under a passphrase"
     } else {
         "NOT encrypted: `fleetkey ca protect` encrypts it"
     };
     writeln!(out, "fleet {}", ca.fleet())?;
-    writeln!(out, "  {kind} in {}", path.display())?;
+    let roots = std::fs::read_to_string(&config.identity.roots).unwrap_or_default();
+    for root in fleetkey_identity::certificates_from_pem(&roots).unwrap_or_default() {
+        writeln!(out, "root {}", KeyId::of_certificate(&root))?;
+    }
+    writeln!(out, "CA {} issues: {kind} in {}", ca.id(), path.display())?;
     writeln!(out, "  its key is {key}")?;
+    for former in &cas.former {
+        let view =
+            list.as_ref().and_then(|list| list.former.iter().find(|view| view.id == former.id().to_string()));
+        let hanging = match view {
+            Some(CaView { devices, coordinator, .. }) => {
+                let own = if *coordinator { ", and the coordinator's certificate" } else { "" };
+                format!("{}{own} still hang on it", show::count(*devices as u64, "device"))
+            }
+            None => "what hangs on it only a running coordinator tells".to_owned(),
+        };
+        writeln!(out, "CA {} issued before: {hanging}", former.id())?;
+    }
+    for retired in &cas.retired {
+        writeln!(out, "CA {} is retired", retired.id())?;
+    }
     Ok(())
+}
+
+/// Renew the certificate of the coordinator or a broker, on the key that it has.
+///
+/// `fleetkey serve` renews the coordinator's by itself when two thirds of its time are over. A running `fleetkey serve` and a
+/// running `fleetkey-broker` take a certificate that has changed; no connection breaks.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  fleetkey ca renew coordinator
+  fleetkey ca renew broker
+  fleetkey ca renew broker --certificate /tmp/of-the-second-broker.crt")]
+pub(crate) struct Renew {
+    /// Whose.
+    #[arg(value_enum)]
+    whose: Whose,
+    /// The certificate that is replaced, instead of the coordinator's in the settings, or broker/broker.crt beside them.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Whose {
+    Coordinator,
+    Broker,
+}
+
+impl Renew {
+    fn run(
+        self,
+        config: &Config,
+        options: &ClientOptions,
+        json: bool,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        let home = options.config.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let path = self.certificate.unwrap_or_else(|| match self.whose {
+            Whose::Coordinator => config.identity.certificate.clone(),
+            Whose::Broker => home.join("broker").join("broker.crt"),
+        });
+        let ca = read_ca(ca_file(config)?, &config.identity)?;
+        let roots = FleetRoots::from_pem(&std::fs::read_to_string(&config.identity.roots)?)?;
+        // A certificate of the time of another root names that one.
+        roots.hear_of(&ca.certificates().map(<[u8]>::to_vec).collect::<Vec<_>>());
+        fleetkey_coordinator::renew(&path, &ca, &roots, fleetkey_coordinator::unix_seconds())?;
+        if json {
+            return show::json(out, &serde_json::json!({ "certificate": path }));
+        }
+        writeln!(out, "renewed {}", path.display())?;
+        Ok(())
+    }
+}
+
+/// Take nothing more from a CA that issued before, or from a root that has been replaced.
+///
+/// It refuses while somebody would be cut off. The CA's last revocation list names all that it issued; its key is deleted.
+/// A root's key is not deleted, but no longer read.
+#[derive(Debug, Args)]
+pub(crate) struct Retire {
+    /// Its id, as `fleetkey ca show` tells it.
+    ca: String,
+    /// Even if that cuts somebody off.
+    #[arg(long)]
+    force: bool,
+}
+
+impl Retire {
+    fn run(self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+        let path = format!("/v1/ca/{}/retire", segment(&self.ca));
+        let answer = client.post(&path, &Retirement { force: self.force })?;
+        if json {
+            return show::json(out, &answer);
+        }
+        let retired: RetiredView = serde_json::from_value(answer).context("read the answer")?;
+        writeln!(out, "CA {} is retired", retired.ca)?;
+        if let Some(key) = retired.root_key {
+            writeln!(out, "its key is in {}: put it away, off this host", key.display())?;
+        }
+        Ok(())
+    }
 }
 
 impl Protect {
@@ -86,14 +218,10 @@ impl Protect {
             (None, Ok(passphrase)) => passphrase,
             (None, Err(_)) => bail!("no passphrase: set {CA_PASSPHRASE_VARIABLE}, or name --passphrase-file"),
         };
-        let passphrase = zeroize::Zeroizing::new(passphrase);
+        let passphrase = Zeroizing::new(passphrase);
         let passphrase = passphrase.trim_end_matches(['\r', '\n']);
-        if passphrase.chars().count() < MIN_PASSPHRASE_CHARACTERS {
-            bail!(
-                "the passphrase has fewer than {MIN_PASSPHRASE_CHARACTERS} characters: choose a longer one"
-            );
-        }
-        let ca = read_ca(path, config.identity.ca_passphrase.as_deref())?;
+        check_passphrase(passphrase)?;
+        let ca = read_ca(path, &config.identity)?;
         let encrypted = ca.to_encrypted_pem(passphrase, &mut OsRng).context("the key is not in this file")?;
         write_private(path, encrypted.as_bytes(), true)?;
         if json {
@@ -110,32 +238,49 @@ fn show_crl(config: &Config, json: bool, out: &mut impl Write) -> anyhow::Result
     let shown = || path.display().to_string();
     let bytes = std::fs::read(path)
         .with_context(|| format!("read {}: is `fleetkey serve` running, with the CA?", shown()))?;
-    let list = Crl::read(&bytes).with_context(shown)?;
+    let lists = Crl::read_all(&bytes).with_context(shown)?;
     let roots_file = &config.identity.roots;
     let roots = std::fs::read_to_string(roots_file).with_context(|| roots_file.display().to_string())?;
-    let ca = ca_file(config).and_then(|path| Ok(std::fs::read_to_string(path)?)).unwrap_or_default();
-    let intermediates = fleetkey_identity::certificates_from_pem(&ca).unwrap_or_default();
-    FleetRoots::from_pem(&roots)
-        .with_context(|| roots_file.display().to_string())?
-        .check_crl(&list, &intermediates)
-        .with_context(shown)?;
-    let serials: Vec<String> = list.revoked.keys().map(hex::encode).collect();
-    let made = list.this_update_unix_seconds.unsigned_abs();
-    let next = list.next_update_unix_seconds.map(i64::unsigned_abs);
+    let roots = FleetRoots::from_pem(&roots).with_context(|| roots_file.display().to_string())?;
+    let intermediates = fleetkey_identity::certificates_among_crls(&String::from_utf8_lossy(&bytes));
+    for list in &lists {
+        roots.check_crl(list, &intermediates).with_context(shown)?;
+    }
     if json {
-        let shown = serde_json::json!({
-            "file": path, "number": list.number, "this_update_unix_seconds": made,
-            "next_update_unix_seconds": next, "revoked": serials,
-        });
-        return show::json(out, &shown);
+        let shown: Vec<_> = lists.iter().map(|list| crl_json(path, list)).collect();
+        // One CA is the usual case, and was the only one.
+        return match shown.as_slice() {
+            [one] => show::json(out, one),
+            several => show::json(out, &serde_json::json!({ "lists": several })),
+        };
     }
-    writeln!(out, "revocation list {} of {}", list.number, when::show(made))?;
-    if let Some(next) = next {
-        writeln!(out, "  valid until {}", when::show(next))?;
+    for list in &lists {
+        write_crl(list, out)?;
     }
-    writeln!(out, "  no longer counting: {}", show::count(serials.len() as u64, "certificate"))?;
-    for serial in serials {
-        writeln!(out, "  {serial}")?;
+    Ok(())
+}
+
+fn crl_json(path: &Path, list: &Crl) -> serde_json::Value {
+    serde_json::json!({
+        "file": path, "number": list.number,
+        "this_update_unix_seconds": list.this_update_unix_seconds.unsigned_abs(),
+        "next_update_unix_seconds": list.next_update_unix_seconds.map(i64::unsigned_abs),
+        "is_last": list.is_last(),
+        "revoked": list.revoked.keys().map(hex::encode).collect::<Vec<_>>(),
+    })
+}
+
+fn write_crl(list: &Crl, out: &mut impl Write) -> anyhow::Result<()> {
+    let made = when::show(list.this_update_unix_seconds.unsigned_abs());
+    writeln!(out, "revocation list {} of {made}", list.number)?;
+    if list.is_last() {
+        writeln!(out, "  the last of a CA that is retired")?;
+    } else if let Some(next) = list.next_update_unix_seconds {
+        writeln!(out, "  valid until {}", when::show(next.unsigned_abs()))?;
+    }
+    writeln!(out, "  no longer counting: {}", show::count(list.revoked.len() as u64, "certificate"))?;
+    for serial in list.revoked.keys() {
+        writeln!(out, "  {}", hex::encode(serial))?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use fleetkey_coordinator::api::{
 use fleetkey_coordinator::{check_bundle_directory, when, write_bundle};
 
 use super::client::{Client, segment};
+use super::provision_list::ProvisionList;
 use super::show;
 
 #[derive(Debug, Subcommand)]
@@ -62,11 +63,22 @@ pub(crate) enum DeviceCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   fleetkey device provision pump-1
-  fleetkey device provision pump-1 --out /media/stick/pump-1")]
+  fleetkey device provision pump-1 --out /media/stick/pump-1
+  fleetkey device provision --csv pumps.csv --out pumps
+
+pumps.csv, where id and labels may be left out:
+  name,id,labels
+  pump-1,,\"site=hamburg,type=pump\"
+  pump-2,0b9f3c7e-6a52-4d0e-9c39-2f6d0b1a7c11,")]
 pub(crate) struct Provision {
     /// A label for people, not taken by another device.
-    name: String,
-    /// The directory to make [default: NAME, here].
+    #[arg(required_unless_present = "csv", conflicts_with = "csv")]
+    name: Option<String>,
+    /// Make a device for each row of a list, `-` for standard input: with a header, and the columns name, id, labels. All
+    /// rows are checked first. Given again, it goes on where it stopped.
+    #[arg(long, value_name = "FILE", requires = "out")]
+    csv: Option<PathBuf>,
+    /// The directory to make [default: NAME, here]; with --csv, the one that holds a directory for each device.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -178,12 +190,20 @@ fn print(answer: serde_json::Value, json: bool, out: &mut impl Write) -> anyhow:
 
 impl Provision {
     fn run(self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+        let name = match (self.name, self.csv, &self.out) {
+            (_, Some(csv), Some(directory)) => {
+                return ProvisionList::read(&csv, directory.clone())?.run(client, json, out);
+            }
+            (Some(name), _, _) => name,
+            (None, _, _) => bail!("name the device, or a list with --csv FILE --out DIR"),
+        };
         let directory = match self.out {
             Some(directory) => directory,
-            None => default_directory(&self.name)?,
+            None => default_directory(&name)?,
         };
         check_bundle_directory(&directory)?;
-        let answer = client.post("/v1/devices", &NewDevice { name: self.name })?;
+        let new = NewDevice { name, id: None, public_key: None, labels: None };
+        let answer = client.post("/v1/devices", &new)?;
         let bundle: Bundle = serde_json::from_value(answer).context("read the answer")?;
         let config = write_bundle(&directory, &bundle)?;
         if json {
@@ -200,10 +220,14 @@ impl Provision {
     }
 }
 
-/// A name is a directory only where it looks like one.
-fn default_directory(name: &str) -> anyhow::Result<PathBuf> {
+/// Whether a name is a directory too: only where it looks like one.
+pub(super) fn is_plain(name: &str) -> bool {
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if is_plain && !name.starts_with(['.', '-']) && !name.is_empty() {
+    is_plain && !name.starts_with(['.', '-']) && !name.is_empty()
+}
+
+fn default_directory(name: &str) -> anyhow::Result<PathBuf> {
+    if is_plain(name) {
         Ok(Path::new(name).to_owned())
     } else {
         bail!("the name {name:?} makes no directory: name one with --out DIR")

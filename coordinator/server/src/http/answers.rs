@@ -15,6 +15,7 @@ use crate::api::ErrorBody;
 use crate::backup_file::BadBackupFile;
 use crate::engine::CommandFailed;
 use crate::meter;
+use crate::retirement::RetireError;
 use crate::shared_store::Closed;
 
 /// Why a request is not followed.
@@ -74,6 +75,9 @@ pub enum ApiError {
     /// A certificate of somebody else than a device.
     #[error("the certificate is of {0}, not of a device")]
     NotADevice(Role),
+    /// A CA is not retired.
+    #[error(transparent)]
+    Retire(RetireError),
     /// The coordinator did not follow.
     #[error(transparent)]
     Command(#[from] CommandFailed),
@@ -100,6 +104,7 @@ impl Named for ApiError {
             Self::Backup(_) => "backup",
             Self::Certificate(_) => "bad_certificate",
             Self::NotADevice(_) => "not_a_device",
+            Self::Retire(refused) => refused.name(),
             Self::Command(failed) => failed.name(),
         }
     }
@@ -119,7 +124,15 @@ impl ApiError {
             Self::BadRequest(_) | Self::NoDevices | Self::Certificate(_) | Self::NotADevice(_) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::NoAuthority | Self::NoDatabase => StatusCode::CONFLICT,
+            Self::Retire(RetireError::Unknown(_)) => StatusCode::NOT_FOUND,
+            Self::Retire(RetireError::Files(_) | RetireError::Authority(_)) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::NoAuthority
+            | Self::NoDatabase
+            | Self::Retire(
+                RetireError::Issues(_) | RetireError::StillInUse { .. } | RetireError::RestsOnIt { .. },
+            ) => StatusCode::CONFLICT,
             Self::Closed(Closed) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Database(_) | Self::Backup(_) | Self::Issue(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Command(CommandFailed::Refused(refused)) => status_of(refused),

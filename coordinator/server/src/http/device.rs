@@ -7,13 +7,17 @@ use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
 use fleetkey_coordinator_core::certificates::NewCertificate;
 use fleetkey_coordinator_core::{CommandError, Coordinator, DeviceRecord, MemberRecord, Place, Standing};
-use fleetkey_identity::{Role, chain_from_pem};
+use fleetkey_identity::{Role, chain_from_pem, chain_to_pem};
 use fleetkey_wire::{DeviceId, Now};
 
 use super::answers::{ApiError, Body, Name};
+use super::enrolment::read_labels;
 use super::{Api, Shared};
-use crate::api::{Adoption, DeviceList, DeviceView, MembershipView, NewDevice, Revocation, Revoked};
-use crate::authority::AuthorityError;
+use crate::api::{
+    Adoption, Certification, Certified, DeviceList, DeviceView, MembershipView, NewDevice, Revocation,
+    Revoked,
+};
+use crate::authority::{AuthorityError, NewIdentity};
 use crate::clock;
 
 pub(super) async fn list(State(api): Shared) -> Result<Json<DeviceList>, ApiError> {
@@ -36,14 +40,24 @@ pub(super) async fn show(State(api): Shared, Name(name): Name) -> Result<Json<De
 
 pub(super) async fn provision(
     State(api): Shared,
-    Body(NewDevice { name }): Body<NewDevice>,
+    Body(NewDevice { name, id, public_key, labels }): Body<NewDevice>,
 ) -> Result<Response, ApiError> {
     let authority = api.authority.as_ref().ok_or(ApiError::NoAuthority)?;
-    let bundle = authority.provision(&api.service, &name).await.map_err(|failed| match failed {
-        AuthorityError::Command(command) => ApiError::Command(command),
-        AuthorityError::Issue(error) => ApiError::Issue(error),
-    })?;
+    let new = NewIdentity {
+        name,
+        id,
+        public_key: public_key.as_deref().map(read_public_key).transpose()?,
+        labels: labels.as_deref().map(read_labels).transpose()?,
+    };
+    let bundle = authority.provision(&api.service, new).await.map_err(not_issued)?;
     Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(bundle)).into_response())
+}
+
+fn read_public_key(text: &str) -> Result<[u8; 32], ApiError> {
+    let mut key = [0; 32];
+    hex::decode_to_slice(text, &mut key)
+        .map(|()| key)
+        .map_err(|_| ApiError::BadRequest("public_key is not 64 hexadecimal digits".to_owned()))
 }
 
 /// Enrols a device by its own certificate: one that this coordinator does not know, or knows no more.
@@ -63,6 +77,7 @@ pub(super) async fn adopt(
         }
     };
     let issuer = keep.roots.issuer_of(&chain).ok_or_else(|| ApiError::Certificate("no issuer".into()))?;
+    let issuer = api.authority.as_ref().map_or(issuer, |authority| authority.cas().id_of(issuer));
     let record = NewCertificate {
         device: id,
         public_key: identity.public_key,
@@ -80,6 +95,29 @@ pub(super) async fn adopt(
         })
         .await?;
     view_of(&api, id).await.map(Json)
+}
+
+/// A further certificate for a device that was away for longer than its own has lasted: same identity, same key.
+pub(super) async fn certify(
+    State(api): Shared,
+    Name(name): Name,
+    Body(Certification { request }): Body<Certification>,
+) -> Result<Json<Certified>, ApiError> {
+    let authority = api.authority.as_ref().ok_or(ApiError::NoAuthority)?;
+    let id = find_one(&api, name).await?;
+    let bad = |why: String| ApiError::BadRequest(format!("the signing request: {why}"));
+    let der = fleetkey_identity::request_from_pem(&request).map_err(|why| bad(why.to_string()))?;
+    let request = fleetkey_identity::read_signing_request(&der).map_err(|why| bad(why.to_string()))?;
+    // Whoever is revoked, or shows another key, is refused where the certificate is stored.
+    let chain = authority.issue(&api.service, id, &request.public_key).await.map_err(not_issued)?;
+    Ok(Json(Certified { certificate: chain_to_pem(&chain) }))
+}
+
+fn not_issued(failed: AuthorityError) -> ApiError {
+    match failed {
+        AuthorityError::Command(command) => ApiError::Command(command),
+        AuthorityError::Issue(error) => ApiError::Issue(error),
+    }
 }
 
 pub(super) async fn release(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {

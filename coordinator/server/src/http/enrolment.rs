@@ -12,6 +12,7 @@ use fleetkey_wire::{DeviceId, Now};
 use rand_core::CryptoRngCore;
 
 use super::answers::{ApiError, Body, Name};
+use super::ca::read_id;
 use super::device::{find_one, view_of};
 use super::{Api, Shared};
 use crate::api::{
@@ -102,6 +103,13 @@ pub(super) async fn label(
 /// The newest revocation list, for whoever wants it: it is public.
 pub(super) async fn revocation_list(State(api): Shared) -> Result<Response, ApiError> {
     let list = api.lists.as_ref().and_then(|lists| lists.newest()).ok_or(ApiError::NoAuthority)?;
+    Ok(([(CONTENT_TYPE, "application/pkix-crl")], list).into_response())
+}
+
+/// The newest revocation list of one CA.
+pub(super) async fn revocation_list_of(State(api): Shared, Name(name): Name) -> Result<Response, ApiError> {
+    let ca = read_id(&name)?;
+    let list = api.lists.as_ref().and_then(|lists| lists.newest_of(ca)).ok_or(ApiError::NotFound)?;
     Ok(([(CONTENT_TYPE, "application/pkix-crl")], list).into_response())
 }
 

@@ -79,8 +79,14 @@ impl Home {
     }
 
     pub fn serve(&self) -> Serving {
+        self.serve_with(&[])
+    }
+
+    /// `fleetkey serve` on a free port, with these variables.
+    pub fn serve_with(&self, variables: &[(&str, &str)]) -> Serving {
         let mut child = self
             .serve_command()
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,0 +1,258 @@
+//! The fleet's CAs as files: the one that issues, those that did before, and what roots say of one another.
+//!
+//! ```text
+//! ca.pem                      the CA that issues: its certificates, and its key
+//! former-cas/ID.pem           a CA that issued before: it still signs its revocation list
+//! former-cas/ID.retired       a CA that has been retired: its certificate, and its last revocation list
+//! former-cas/root-links.pem   what older roots say of newer ones
+//! ```
+//!
+//! Each file is written whole, and in an order in which whoever is interrupted can begin again. Leaves to the
+//! [`crate::Authority`] what is issued.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use fleetkey_identity::{
+    BadPem, Crl, FleetCa, FleetRoots, KeyId, certificates_among_crls, certificates_from_pem, crl_to_pem,
+};
+use fleetkey_vault::files::{self, FileError, write_private};
+
+use crate::config::IdentityConfig;
+use crate::serve::{ServeError, read_ca};
+
+const KEPT: &str = "pem";
+const RETIRED: &str = "retired";
+const ROOT_LINKS: &str = "root-links.pem";
+
+/// The CAs of a fleet.
+#[derive(Debug)]
+pub struct Cas {
+    /// The one that issues.
+    pub issuing: FleetCa,
+    /// Those that did before, and still count.
+    pub former: Vec<FleetCa>,
+    /// Those that count no more.
+    pub retired: Vec<RetiredCa>,
+    /// Certificates (DER) of newer roots by older ones.
+    pub links: Vec<Vec<u8>>,
+}
+
+/// A CA that counts no more.
+#[derive(Debug, Clone)]
+pub struct RetiredCa {
+    /// Its certificate (DER).
+    pub certificate: Vec<u8>,
+    /// Its last revocation list (DER).
+    pub last_list: Vec<u8>,
+}
+
+impl RetiredCa {
+    /// Names it.
+    pub fn id(&self) -> KeyId {
+        KeyId::of_certificate(&self.certificate)
+    }
+}
+
+/// What tells one state of the files from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
+
+impl Cas {
+    /// A CA and no other.
+    pub fn only(issuing: FleetCa) -> Self {
+        Self { issuing, former: Vec::new(), retired: Vec::new(), links: Vec::new() }
+    }
+
+    /// Reads all of them; none where the settings name no CA.
+    ///
+    /// # Errors
+    /// [`ServeError`], naming the file.
+    pub fn read(config: &IdentityConfig) -> Result<Option<Self>, ServeError> {
+        let Some(path) = &config.ca else { return Ok(None) };
+        let mut cas = Self::only(read_ca(path, config)?);
+        for path in entries(&config.former_cas)? {
+            if is_named(&path, KEPT) && path.file_name().is_some_and(|name| name != ROOT_LINKS) {
+                let ca = read_ca(&path, config)?;
+                // Whoever was interrupted between two files has one CA in both.
+                if ca.id() != cas.issuing.id() {
+                    cas.former.push(ca);
+                }
+            } else if is_named(&path, RETIRED) {
+                cas.retired.push(read_retired(&path)?);
+            }
+        }
+        cas.former.retain(|ca| cas.retired.iter().all(|retired| retired.id() != ca.id()));
+        let links = config.former_cas.join(ROOT_LINKS);
+        if links.exists() {
+            cas.links = certificates_from_pem(&files::read(&links)?).map_err(bad_pem(&links))?;
+        }
+        Ok(Some(cas))
+    }
+
+    /// Those that sign revocation lists.
+    pub fn signing(&self) -> impl Iterator<Item = &FleetCa> {
+        [&self.issuing].into_iter().chain(&self.former)
+    }
+
+    /// The CA that one of these certificates is of, whichever root has signed it.
+    pub fn id_of(&self, certificate: KeyId) -> KeyId {
+        let is_of = |ca: &&FleetCa| ca.certificates().any(|der| KeyId::of_certificate(der) == certificate);
+        self.signing().find(is_of).map_or(certificate, FleetCa::id)
+    }
+
+    /// What devices are to know of them: roots, what these say of one another, and intermediates.
+    pub fn certificates(&self, roots: &FleetRoots) -> Vec<Vec<u8>> {
+        let mut all = roots.ders();
+        let own = self.signing().flat_map(FleetCa::certificates).map(<[u8]>::to_vec);
+        for der in own.chain(self.links.iter().cloned()) {
+            if !all.contains(&der) {
+                all.push(der);
+            }
+        }
+        all
+    }
+}
+
+/// The files of a fleet's CAs, and what is done to them.
+#[derive(Debug, Clone)]
+pub struct CaFiles<'a>(pub &'a IdentityConfig);
+
+impl CaFiles<'_> {
+    /// Puts a new CA in the place of the one that issues, which is kept. `encrypt` makes its file's text.
+    ///
+    /// # Errors
+    /// [`ServeError`]; the CA before then still issues.
+    pub fn replace_issuing(&self, before: KeyId, after: &str) -> Result<(), ServeError> {
+        let path = self.issuing()?;
+        let kept = self.former(before);
+        self.make_directory()?;
+        write_private(&kept, files::read_secret(path)?.as_bytes(), true)?;
+        write_private(path, after.as_bytes(), true)?;
+        Ok(())
+    }
+
+    /// Pins a further root, with what the one before says of it.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn add_root(&self, root: &FleetCa, link: &[u8]) -> Result<(), ServeError> {
+        self.make_directory()?;
+        let links = self.0.former_cas.join(ROOT_LINKS);
+        let before = if links.exists() { files::read(&links)? } else { String::new() };
+        let added = fleetkey_identity::chain_to_pem(&[link.to_vec()]);
+        write_private(&links, format!("{before}{added}").as_bytes(), true)?;
+        let roots = files::read(&self.0.roots)?;
+        write_private(&self.0.roots, format!("{roots}{}", root.certificate_pem()).as_bytes(), true)?;
+        Ok(())
+    }
+
+    /// Puts down the last word of a CA, and its key away. Where the key of a root is put, if it was one: nothing here
+    /// reads it any more.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn retire(&self, ca: &FleetCa, last_list: &[u8]) -> Result<Option<PathBuf>, ServeError> {
+        self.make_directory()?;
+        let text = format!("{}{}", ca.certificate_pem(), crl_to_pem(last_list));
+        write_private(&self.retired(ca.id()), text.as_bytes(), true)?;
+        let kept = self.former(ca.id());
+        let put_away = ca.is_root().then(|| self.0.former_cas.join(format!("{}.root-key", ca.id())));
+        let moved = match &put_away {
+            Some(place) => std::fs::rename(&kept, place),
+            None => std::fs::remove_file(&kept),
+        };
+        match moved {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::Io { doing: "put away", path: kept, source }.into())
+            }
+            Ok(()) | Err(_) => Ok(put_away),
+        }
+    }
+
+    /// Pins this root no more; the CA that issues shows its own certificate again. `issuing` is its file's text then.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn retire_root(&self, left: &[Vec<u8>], issuing: &str) -> Result<(), ServeError> {
+        write_private(self.issuing()?, issuing.as_bytes(), true)?;
+        write_private(&self.0.roots, fleetkey_identity::chain_to_pem(left).as_bytes(), true)?;
+        Ok(())
+    }
+
+    /// What the files are by now.
+    pub(crate) fn stamp(&self) -> Stamp {
+        let mut all = vec![self.0.roots.clone()];
+        all.extend(self.0.ca.clone());
+        // What cannot be listed has changed when it can.
+        all.extend(entries(&self.0.former_cas).unwrap_or_default());
+        let stamp = |path: PathBuf| {
+            let state = std::fs::metadata(&path).and_then(|data| Ok((data.modified()?, data.len())));
+            (path, state.ok())
+        };
+        Stamp(all.into_iter().map(stamp).collect())
+    }
+
+    fn issuing(&self) -> Result<&Path, ServeError> {
+        self.0.ca.as_deref().ok_or(ServeError::NoAuthority)
+    }
+
+    fn former(&self, ca: KeyId) -> PathBuf {
+        self.0.former_cas.join(format!("{ca}.{KEPT}"))
+    }
+
+    fn retired(&self, ca: KeyId) -> PathBuf {
+        self.0.former_cas.join(format!("{ca}.{RETIRED}"))
+    }
+
+    fn make_directory(&self) -> Result<(), ServeError> {
+        let path = &self.0.former_cas;
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder
+            .create(path)
+            .map_err(|source| FileError::Io { doing: "make directory", path: path.clone(), source }.into())
+    }
+}
+
+fn read_retired(path: &Path) -> Result<RetiredCa, ServeError> {
+    let text = files::read(path)?;
+    let missing = BadPem::Missing { what: "certificate" };
+    let certificate = certificates_among_crls(&text).into_iter().next();
+    let certificate = certificate.ok_or(missing).map_err(bad_pem(path))?;
+    let bad = |source| ServeError::Crl { path: path.to_owned(), source };
+    Crl::read(text.as_bytes()).map_err(bad)?;
+    let last_list = fleetkey_identity::crls_from_pem(&text).map_err(bad)?.swap_remove(0);
+    Ok(RetiredCa { certificate, last_list })
+}
+
+/// What is in a directory, in order; nothing where there is none.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, ServeError> {
+    let look = |source| FileError::Io { doing: "look into", path: directory.to_owned(), source };
+    let listed = match std::fs::read_dir(directory) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(look(error).into()),
+    };
+    let mut paths = Vec::new();
+    for entry in listed {
+        let path = entry.map_err(look)?.path();
+        // Drafts of files that are being written begin with a dot.
+        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_named(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|got| got == extension)
+}
+
+fn bad_pem(path: &Path) -> impl FnOnce(BadPem) -> ServeError {
+    move |why| ServeError::Pem { path: path.to_owned(), why }
+}
