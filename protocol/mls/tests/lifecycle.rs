@@ -188,7 +188,7 @@ fn every_device_gets_a_welcome_of_its_own() {
     for (id, private) in ids.iter().zip(&privates) {
         let welcome = &committed.welcomes[id];
         assert_eq!(welcome_key_package_ref(welcome), Ok(private.reference()));
-        MemberCell::join(&world.context, private, welcome, &world.keys(), &[]).unwrap().0;
+        MemberCell::join(&world.context, private, welcome, &world.keys(), &[]).unwrap();
         for other in privates.iter().filter(|other| other.reference() != private.reference()) {
             let why = refused(MemberCell::join(&world.context, other, welcome, &world.keys(), &[]));
             assert_eq!(why, Refused::OtherKeyPackage);

@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
             let external = array(vec![text("fleetkey statement"), bytes(FLEET.as_bytes())]);
             let forged = sign1(&protected, &external, rest, &coordinator());
             let Ok(read) = verify(FLEET, &forged) else { return };
-            let said = read.statement().clone();
+            let said = *read.statement();
             let again = said.sign(FLEET, SIGNER, coordinator().signing_key());
             assert_eq!(again.statement(), read.statement());
             assert!(verify(FleetId::from_bytes([0; 16]), &forged).is_err(), "it counts in another fleet");

@@ -34,8 +34,8 @@ impl Insider {
     fn enter(hand: Hand, world: &World, welcome: &Welcome, private: &PrivateKeyPackage) -> Self {
         let context = CellContext { fleet: world.fleet, group: welcome.group, cell: welcome.cell };
         let keys = [world.coordinator_public_key()];
-        let cell =
-            MemberCell::join(&context, private, &welcome.welcome, &keys).expect("the Welcome is for it");
+        let (cell, _) =
+            MemberCell::join(&context, private, &welcome.welcome, &keys, &[]).expect("the Welcome is for it");
         let newest = welcome.statements.last().expect("a Welcome brings the key");
         let statement = SignedStatement::from_trusted(&newest.statement).expect("the coordinator's own");
         let context = WrapContext {

@@ -56,6 +56,10 @@ impl Registrar for Desk {
         None
     }
 
+    fn revocation_list_of(&self, _: &str) -> Option<Bytes> {
+        None
+    }
+
     fn about(&self) -> About {
         About {
             fleet: FLEET,
