@@ -197,7 +197,7 @@ fn openssl_takes_a_chain_of_root_issuing_ca_and_device_and_the_issuing_cas_list(
     roots.verify(&issuing.chain(leaf.clone()), Some(NOW)).unwrap();
     put("root.pem", &root.certificate_pem());
     put("issuing.pem", &issuing.certificate_pem());
-    put("leaf.pem", &fleetkey_identity::chain_to_pem(&[leaf.clone()]));
+    put("leaf.pem", &fleetkey_identity::chain_to_pem(std::slice::from_ref(&leaf)));
     let Some(is_good) = openssl_verifies(&scratch, &[]) else { return };
     assert!(is_good);
     let serial = read_certificate(&leaf).unwrap().serial;
@@ -227,7 +227,7 @@ fn openssl_and_we_refuse_a_ca_below_the_issuing_one() {
     let leaf = device_certificate(&below, 1);
     put("root.pem", &root.certificate_pem());
     put("issuing.pem", &format!("{}{}", below.certificate_pem(), issuing.certificate_pem()));
-    put("leaf.pem", &fleetkey_identity::chain_to_pem(&[leaf.clone()]));
+    put("leaf.pem", &fleetkey_identity::chain_to_pem(std::slice::from_ref(&leaf)));
     let roots = FleetRoots::new(&[root.certificate_der().to_vec()]).unwrap();
     let chain = [leaf, below.certificate_der().to_vec(), issuing.certificate_der().to_vec()];
     assert!(roots.verify(&chain, Some(NOW)).is_err());
@@ -257,7 +257,7 @@ fn what_a_new_root_issues_is_taken_under_the_old_one_by_us_and_by_openssl() {
     let read_back = FleetCa::from_pem(&issuing.to_pem().unwrap()).unwrap();
     assert_eq!(read_back.certificates().collect::<Vec<_>>(), issuing.certificates().collect::<Vec<_>>());
     let leaf = device_certificate(&read_back, 1);
-    put("leaf.pem", &fleetkey_identity::chain_to_pem(&[leaf.clone()]));
+    put("leaf.pem", &fleetkey_identity::chain_to_pem(std::slice::from_ref(&leaf)));
     let shown = read_back.chain(leaf.clone());
     let alone = read_back.without_crosses().chain(leaf);
     for (root, chain, is_good) in
