@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use fleetkey_coordinator::api::{
-    Adoption, Bundle, DeviceList, DeviceView, LabelText, NewDevice, RequestList, RequestView,
+    Adoption, Bundle, Certification, Certified, DeviceList, DeviceView, LabelText, NewDevice, RequestList,
+    RequestView,
 };
-use fleetkey_coordinator::{check_bundle_directory, when, write_bundle};
+use fleetkey_coordinator::{check_bundle_directory, when, write_bundle, write_private};
 
 use super::client::{Client, segment};
 use super::provision_list::ProvisionList;
@@ -18,6 +19,7 @@ use super::show;
 pub(crate) enum DeviceCommand {
     Provision(Provision),
     Adopt(Adopt),
+    Certify(Certify),
     /// List every device.
     List,
     /// Show a device and the groups it is in.
@@ -100,6 +102,43 @@ pub(crate) struct Adopt {
     name: Option<String>,
 }
 
+/// Make a further certificate for a device that was away for longer than its own has lasted.
+///
+/// It stays the device that it is, on the key that it has: a signing request made with another key is refused, and so is a
+/// device that is revoked. On the device: openssl req -new -key device.key -subj /CN=device -out request.pem
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  fleetkey device certify pump-3 --csr request.pem --out device.crt")]
+pub(crate) struct Certify {
+    /// Name or UUID.
+    device: String,
+    /// The signing request, PEM.
+    #[arg(long, value_name = "FILE")]
+    csr: PathBuf,
+    /// Where the certificate is written, which is not written over.
+    #[arg(long, value_name = "FILE", default_value = "device.crt")]
+    out: PathBuf,
+}
+
+impl Certify {
+    fn run(self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+        let request =
+            std::fs::read_to_string(&self.csr).with_context(|| format!("read {}", self.csr.display()))?;
+        if self.out.exists() {
+            bail!("{} exists already, and nothing is written over", self.out.display());
+        }
+        let path = format!("/v1/devices/{}/certify", segment(&self.device));
+        let answer = client.post(&path, &Certification { request })?;
+        let certified: Certified = serde_json::from_value(answer).context("read the answer")?;
+        write_private(&self.out, certified.certificate.as_bytes(), false)?;
+        if json {
+            return show::json(out, &serde_json::json!({ "certificate": self.out }));
+        }
+        writeln!(out, "wrote {}: put it in the place of the device's device.crt", self.out.display())?;
+        Ok(())
+    }
+}
+
 impl Adopt {
     fn run(self, client: &Client, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
         if self.name.is_some() && self.certificates.len() > 1 {
@@ -135,6 +174,7 @@ impl DeviceCommand {
         match self {
             Self::Provision(provision) => provision.run(client, json, out),
             Self::Adopt(adopt) => adopt.run(client, json, out),
+            Self::Certify(certify) => certify.run(client, json, out),
             Self::List => {
                 let answer = client.get("/v1/devices")?;
                 if json {
