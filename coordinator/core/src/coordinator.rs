@@ -16,6 +16,7 @@ use fleetkey_wire::{
 };
 use rand_core::CryptoRngCore;
 
+use crate::actor::Actor;
 use crate::context::{Context, Setup};
 use crate::device::Device;
 use crate::effects::{Access, Effects, Event};
@@ -197,6 +198,14 @@ impl Coordinator {
         self.context.take_effects()
     }
 
+    /// Decides something on somebody's account: the audit log names them.
+    pub fn acting<T>(&mut self, actor: Actor, act: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.context.actor, actor);
+        let done = act(self);
+        self.context.actor = before;
+        done
+    }
+
     /// A payload came on a device's `up` topic.
     pub fn handle_up(
         &mut self,
@@ -268,7 +277,9 @@ impl Coordinator {
                 if !group.members.contains_key(&device) {
                     return Err(not_a_member);
                 }
+                let by = std::mem::replace(&mut self.context.actor, Actor::Device(device));
                 self.context.audit(now, "leave", device, group.id());
+                self.context.actor = by;
                 let gone = [device];
                 // A failure has poisoned the context: there is nothing to add here.
                 let _ = group.remove(&mut self.context, &mut self.devices, &gone, Reason::Evict, now, rng);

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use fleetkey_wire::{DeviceId, Now};
 use rand_core::CryptoRngCore;
 
+use crate::actor::Actor;
 use crate::coordinator::Coordinator;
 use crate::error::CommandError;
 use crate::labels::Labels;
@@ -103,7 +104,7 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<Enrolment, EnrolRefused> {
-        let decided = self.decide_enrolment(application, now, rng);
+        let decided = self.acting(Actor::Coordinator, |this| this.decide_enrolment(application, now, rng));
         if let Err(refused) = &decided {
             use fleetkey_wire::error::Named as _;
             self.context.count(refused.name());
@@ -121,6 +122,7 @@ impl Coordinator {
             return Err(EnrolRefused::Superseded);
         }
         let origin = self.origin_of(&application.proof)?;
+        self.context.actor = Actor::Applicant(origin.clone());
         if let Some(known) = self.desk.keys.get(&application.public_key) {
             return self.asked_before(*known, &application.proof, &origin);
         }

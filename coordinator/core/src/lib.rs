@@ -4,6 +4,8 @@
 //! it leaves in [`Effects`], and what must survive lies in a [`Store`]. Deliberately absent: MQTT, the database,
 //! HTTP, configuration files.
 
+mod actor;
+pub mod audit;
 pub mod backup;
 mod behind;
 pub mod certificates;
@@ -26,6 +28,7 @@ mod strangers;
 mod traces;
 pub mod writer;
 
+pub use actor::Actor;
 pub use behind::{Behind, Stranger};
 pub use context::{Setup, Timing};
 pub use coordinator::Coordinator;

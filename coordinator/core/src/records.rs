@@ -2,6 +2,7 @@
 //!
 //! Leaves to the store how rows are kept, and which are encrypted at rest (see [`Table::is_secret`]).
 
+mod audit;
 mod enrolment;
 
 use fleetkey_wire::keys::SECRET_BYTES;
@@ -10,13 +11,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::audit::AuditHead;
 use crate::labels::Labels;
 use crate::policy::Policy;
 use crate::store::{Row, StoreError, Write};
 
+pub use audit::{AuditRecord, Deed, OldAuditRecord};
 pub use enrolment::{BadClaimId, CertificateRecord, ClaimId, ClaimRecord, Origin, RequestRecord};
 
-/// The version in front of every stored value that this build writes.
+/// The version in front of every stored value whose record names no other.
 pub const RECORD_VERSION: u8 = 1;
 
 /// Which kind of record a row holds. The names and numbers are part of the stored format.
@@ -42,7 +45,7 @@ pub enum Table {
     KeyPackage,
     /// [`OutboxRecord`] by number.
     Outbox,
-    /// [`AuditRecord`] by number.
+    /// [`AuditRecord`] by sequence number.
     Audit,
     /// [`IssuedRecord`] by group and key epoch.
     Issued,
@@ -120,13 +123,15 @@ impl Table {
 pub trait Record: Serialize + DeserializeOwned {
     /// Its table.
     const TABLE: Table;
+    /// The version in front of its value.
+    const VERSION: u8 = RECORD_VERSION;
 
     /// The key of its row.
     fn key(&self) -> Vec<u8>;
 
     /// The write that stores it.
     fn put(&self) -> Write {
-        let mut value = Zeroizing::new(vec![RECORD_VERSION]);
+        let mut value = Zeroizing::new(vec![Self::VERSION]);
         ciborium::into_writer(self, &mut *value).expect("writing a record to memory does not fail");
         Write { table: Self::TABLE, key: self.key(), value: Some(value) }
     }
@@ -138,21 +143,18 @@ pub trait Record: Serialize + DeserializeOwned {
 
     /// Reads a row of its table.
     fn read(row: &Row) -> Result<Self, StoreError> {
-        let corrupt = |why: String| StoreError::Corrupt { table: row.table.name(), key: hex(&row.key), why };
+        let key = || hex::encode(&row.key);
+        let corrupt = |why: String| StoreError::Corrupt { table: row.table.name(), key: key(), why };
         match row.value.split_first() {
-            Some((&RECORD_VERSION, encoded)) => {
+            Some((version, encoded)) if *version == Self::VERSION => {
                 ciborium::from_reader(encoded).map_err(|error| corrupt(error.to_string()))
             }
             Some((other, _)) => {
-                Err(corrupt(format!("record version {other}, this build knows {RECORD_VERSION}")))
+                Err(corrupt(format!("record version {other}, this build knows {}", Self::VERSION)))
             }
             None => Err(corrupt("empty value".into())),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn pair(first: &[u8], second: &[u8]) -> Vec<u8> {
@@ -174,6 +176,9 @@ pub struct MetaRecord {
     /// The number of the newest revocation list.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub crl_number: u64,
+    /// How far the audit log has come.
+    #[serde(default, skip_serializing_if = "AuditHead::is_start")]
+    pub audit: AuditHead,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -183,8 +188,9 @@ const fn is_zero(number: &u64) -> bool {
 
 impl MetaRecord {
     /// Of a database that is neither restored nor superseded.
-    pub const fn new(incarnation: u32) -> Self {
-        Self { incarnation, restored: None, superseded: None, crl_number: 0 }
+    pub fn new(incarnation: u32) -> Self {
+        let audit = AuditHead::default();
+        Self { incarnation, restored: None, superseded: None, crl_number: 0, audit }
     }
 }
 
@@ -532,28 +538,6 @@ impl Record for OutboxRecord {
     const TABLE: Table = Table::Outbox;
     fn key(&self) -> Vec<u8> {
         self.number.to_be_bytes().to_vec()
-    }
-}
-
-/// Who did what, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditRecord {
-    /// When.
-    pub unix_seconds: u64,
-    /// Its place among the entries of one millisecond; with the time it makes the row's key.
-    pub number: u64,
-    /// What was done, in one word.
-    pub action: String,
-    /// To what.
-    pub subject: String,
-    /// More, for people.
-    pub detail: String,
-}
-
-impl Record for AuditRecord {
-    const TABLE: Table = Table::Audit;
-    fn key(&self) -> Vec<u8> {
-        pair(&self.unix_seconds.to_be_bytes(), &self.number.to_be_bytes())
     }
 }
 

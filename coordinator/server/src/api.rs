@@ -3,6 +3,7 @@
 use std::fmt;
 
 use axum::http::HeaderName;
+use fleetkey_coordinator_core::audit::AuditHead;
 use fleetkey_coordinator_core::backup::Backup;
 use fleetkey_coordinator_core::doctor::{Finding, Severity};
 use fleetkey_coordinator_core::records::AuditRecord;
@@ -376,7 +377,8 @@ impl BackupSummary {
 /// Entries of the audit log in one answer.
 pub const MAX_AUDIT_PAGE: usize = 1_000;
 
-/// `GET /v1/audit?since=SECONDS`, and then `?after=` what the last page named.
+/// `GET /v1/audit?since=SECONDS`, and then `?after=` what the last page named. It begins with the first entry of that
+/// time or later, and leaves none out from there on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditPage {
     /// The fleet.
@@ -385,6 +387,8 @@ pub struct AuditPage {
     pub entries: Vec<AuditRecord>,
     /// What to ask for the next page with; none after the last.
     pub next: Option<String>,
+    /// How far the log has come, by what the database says of itself.
+    pub head: AuditHead,
     /// Until when the pages so far are all there is.
     pub until_unix_seconds: u64,
 }

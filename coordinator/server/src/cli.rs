@@ -1,5 +1,6 @@
 //! The command line: what can be said, and which part of it does what.
 
+mod audit;
 mod backup;
 mod broker_config;
 mod ca;
@@ -87,9 +88,7 @@ enum Command {
     Status,
     Backup(backup::Backup),
     Restore(backup::Restore),
-    /// Keep the audit log outside the backups.
-    #[command(subcommand)]
-    Audit(backup::AuditCommand),
+    Audit(audit::Audit),
     Doctor(doctor::Doctor),
     /// Settings for brokers that have rules of their own.
     #[command(subcommand)]
@@ -161,7 +160,7 @@ pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<
         Command::Backup(command) => command.run(&Client::connect(&client)?, json, out),
         Command::Restore(command) => command.run(&client, json, out),
         Command::BrokerConfig(command) => command.run(&client, out),
-        Command::Audit(command) => command.run(&Client::connect(&client)?, out),
+        Command::Audit(command) => command.run(&client, json, out),
     }?;
     Ok(ExitCode::SUCCESS)
 }

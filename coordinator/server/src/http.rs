@@ -18,6 +18,7 @@ use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use fleetkey_coordinator_core::Actor;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::api::{MAX_REQUEST_BYTES, Readiness, StatusView};
@@ -52,7 +53,7 @@ type Shared = State<Arc<Api>>;
 
 /// The API as a router.
 pub fn router(api: Api) -> Router {
-    let api = Arc::new(api);
+    let api = Arc::new(Api { service: api.service.acting_as(Actor::Root), ..api });
     let operator = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/devices", get(device::list).post(device::provision))

@@ -79,13 +79,15 @@ pub enum Kind {
     Quarantined,
     /// Something is said to have happened later than now.
     FutureStamp,
+    /// An entry of the audit log is missing, or is not what was entered.
+    AuditBroken,
     /// This database was made from a backup.
     Restored,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::UnreadableRow,
         Self::MetaMissing,
         Self::OrphanedRow,
@@ -110,13 +112,17 @@ impl Kind {
         Self::Superseded,
         Self::Quarantined,
         Self::FutureStamp,
+        Self::AuditBroken,
         Self::Restored,
     ];
 
     /// How grave it is.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::Superseded | Self::Quarantined | Self::FutureStamp => Severity::Attention,
+            // The fleet's keys do not hang on it.
+            Self::Superseded | Self::Quarantined | Self::FutureStamp | Self::AuditBroken => {
+                Severity::Attention
+            }
             Self::Restored => Severity::Notice,
             Self::UnreadableRow
             | Self::MetaMissing
@@ -170,6 +176,7 @@ impl Kind {
                 "it asked to join afresh too often, as a clone beside its original does; it is not served"
             }
             Self::FutureStamp => "the clock was set back, or ran ahead: deadlines are counted from now on",
+            Self::AuditBroken => "somebody changed the database behind the coordinator's back",
             Self::Restored => "members come in anew, and devices enrolled after the backup are not known",
         }
     }
@@ -187,6 +194,9 @@ impl Kind {
                 "look at the device; then `fleetkey device release NAME`, or `fleetkey revoke NAME`"
             }
             Self::FutureStamp => "check the host's clock; nothing to mend here",
+            Self::AuditBroken => {
+                "keep a copy of the database, and find out who could write to it; exports show what the log said"
+            }
             Self::Restored => "nothing; `fleetkey status` shows who is not back",
             Self::LeafWithoutMember | Self::WrongLeafKey | Self::RevokedPresent | Self::TwoCommitments => {
                 "stop the coordinator and run `fleetkey restore --in-place`: it makes every cell and every key anew"
@@ -239,6 +249,7 @@ impl Named for Kind {
             Self::Superseded => "superseded",
             Self::Quarantined => "quarantined",
             Self::FutureStamp => "future_stamp",
+            Self::AuditBroken => "audit_broken",
             Self::Restored => "restored",
         }
     }
