@@ -4,7 +4,7 @@ use std::fmt;
 
 use fleetkey_wire::DeviceId;
 
-use crate::records::Origin;
+use crate::records::{OperatorName, Origin};
 
 /// On whose account something is decided.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -14,6 +14,8 @@ pub enum Actor {
     Coordinator,
     /// Whoever holds the token that the fleet was made with.
     Root,
+    /// An operator, within their scope.
+    Operator(OperatorName),
     /// A device.
     Device(DeviceId),
     /// Somebody who wants to become one.
@@ -25,6 +27,7 @@ impl fmt::Display for Actor {
         match self {
             Self::Coordinator => f.write_str("coordinator"),
             Self::Root => f.write_str("root"),
+            Self::Operator(name) => write!(f, "{name}"),
             Self::Device(id) => write!(f, "device:{id}"),
             Self::Applicant(Origin::Operator) => f.write_str("applicant"),
             Self::Applicant(Origin::Claim(id)) => write!(f, "claim:{id}"),

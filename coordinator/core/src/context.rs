@@ -12,7 +12,7 @@ use fleetkey_wire::{
 use crate::actor::Actor;
 use crate::effects::{Access, Effects, Event, Publish};
 use crate::error::Poisoned;
-use crate::records::{AuditRecord, Deed, MetaRecord, OutboxRecord, Outgoing, Record, Superseded};
+use crate::records::{AuditRecord, Deed, MetaRecord, OutboxRecord, Outgoing, Record, Scope, Superseded};
 use crate::strangers::Strangers;
 
 /// Who a coordinator is, and how it behaves where no group's policy says so.
@@ -80,6 +80,8 @@ pub(crate) struct Context {
     pub(crate) strangers: Strangers,
     /// Whose doing is what is decided now.
     pub(crate) actor: Actor,
+    /// Where whoever acts may act.
+    pub(crate) scope: Scope,
     next_outbox: u64,
     /// Whether something was entered into the audit log that the stored head does not tell of yet.
     has_audited: bool,
@@ -99,6 +101,7 @@ impl Context {
             refusals: BTreeMap::new(),
             strangers: Strangers::default(),
             actor: Actor::Coordinator,
+            scope: Scope::Fleet,
             next_outbox,
             has_audited: false,
             effects: Effects::default(),

@@ -211,6 +211,7 @@ impl Coordinator {
         rng: &mut dyn CryptoRngCore,
     ) -> Result<(), CommandError> {
         self.check_issuing()?;
+        self.check_request(device)?;
         let mut request = self.drop_request(device).ok_or(CommandError::NoRequest(device))?;
         request.name = self.free_name(Some(&request.name), device);
         self.context.audit(now, "approve", device, &request.name);
@@ -223,6 +224,7 @@ impl Coordinator {
     /// # Errors
     /// [`CommandError::NoRequest`].
     pub fn deny(&mut self, device: DeviceId, now: Now) -> Result<(), CommandError> {
+        self.check_request(device)?;
         let request = self.desk.requests.get_mut(&device).ok_or(CommandError::NoRequest(device))?;
         request.is_denied = true;
         self.context.put(request);
@@ -235,11 +237,18 @@ impl Coordinator {
     /// # Errors
     /// [`CommandError::NoRequest`].
     pub fn forget_request(&mut self, device: DeviceId, now: Now) -> Result<(), CommandError> {
+        self.check_request(device)?;
         let request = self.drop_request(device).ok_or(CommandError::NoRequest(device))?;
         // It let nobody in.
         self.give_claim_back(&request.origin);
         self.context.audit(now, "forget_request", device, &request.name);
         Ok(())
+    }
+
+    /// Whether whoever acts may say something to this request: it leads where they may act.
+    fn check_request(&self, device: DeviceId) -> Result<(), CommandError> {
+        let request = self.desk.requests.get(&device).ok_or(CommandError::NoRequest(device))?;
+        self.check_labels(&request.labels)
     }
 
     pub(crate) fn drop_request(&mut self, device: DeviceId) -> Option<RequestRecord> {

@@ -19,9 +19,11 @@ pub mod enrolment;
 mod error;
 mod group;
 mod labels;
+pub mod operators;
 mod policy;
 pub mod records;
 pub mod restore;
+mod secret;
 mod status;
 mod store;
 mod strangers;
@@ -33,12 +35,13 @@ pub use behind::{Behind, Stranger};
 pub use context::{Setup, Timing};
 pub use coordinator::Coordinator;
 pub use effects::{Access, CatchUp, Effects, Event, Publish};
-pub use error::{CommandError, LoadError, Poisoned, UpRefused};
+pub use error::{CommandError, LoadError, OutOfScope, Poisoned, UpRefused};
 pub use labels::{BadLabels, Labels, MAX_LABEL_BYTES, MAX_LABELS};
 pub use policy::{BadPolicy, OnJoin, Policy};
 pub use records::{
     DeviceRecord, MemberRecord, OutboxRecord, Place, Restored, Rotation, Standing, Superseded, Table,
 };
+pub use secret::{BadSecret, ShownSecret};
 pub use status::{CellStatus, GroupStatus, Status};
 pub use store::{MemoryStore, Row, Store, StoreError, Write};
 pub use writer::Writer;

@@ -4,6 +4,7 @@
 
 mod audit;
 mod enrolment;
+mod operator;
 
 use fleetkey_wire::keys::SECRET_BYTES;
 use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Suite};
@@ -18,6 +19,7 @@ use crate::store::{Row, StoreError, Write};
 
 pub use audit::{AuditRecord, Deed, OldAuditRecord};
 pub use enrolment::{BadClaimId, CertificateRecord, ClaimId, ClaimRecord, Origin, RequestRecord};
+pub use operator::{BadOperatorName, OperatorName, OperatorRecord, OperatorRole, Scope};
 
 /// The version in front of every stored value whose record names no other.
 pub const RECORD_VERSION: u8 = 1;
@@ -55,11 +57,13 @@ pub enum Table {
     Claim,
     /// [`RequestRecord`] by the device that it will be.
     Request,
+    /// [`OperatorRecord`] by name.
+    Operator,
 }
 
 impl Table {
     /// Every table, in the order in which they are loaded.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Meta,
         Self::Device,
         Self::Group,
@@ -75,6 +79,7 @@ impl Table {
         Self::Certificate,
         Self::Claim,
         Self::Request,
+        Self::Operator,
     ];
 
     /// Its name in the database.
@@ -95,6 +100,7 @@ impl Table {
             Self::Certificate => "certificate",
             Self::Claim => "claim",
             Self::Request => "request",
+            Self::Operator => "operator",
         }
     }
 
@@ -114,7 +120,8 @@ impl Table {
             | Self::Issued
             | Self::Certificate
             | Self::Claim
-            | Self::Request => false,
+            | Self::Request
+            | Self::Operator => false,
         }
     }
 }

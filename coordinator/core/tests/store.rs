@@ -6,8 +6,8 @@ use std::rc::Rc;
 use fleetkey_coordinator_core::audit::{AuditHash, AuditHead};
 use fleetkey_coordinator_core::records::{
     AuditRecord, CellRecord, CertificateRecord, ClaimRecord, CommitRecord, Deed, GroupRecord, IssuedRecord,
-    KeyPackageRecord, KeyRecord, MetaRecord, OldAuditRecord, Origin, OutboxRecord, Outgoing, Record,
-    RequestRecord, Restored, Superseded, WelcomeRecord,
+    KeyPackageRecord, KeyRecord, MetaRecord, OldAuditRecord, OperatorRecord, OperatorRole, Origin,
+    OutboxRecord, Outgoing, Record, RequestRecord, Restored, Scope, Superseded, WelcomeRecord,
 };
 use fleetkey_coordinator_core::{
     DeviceRecord, MemberRecord, MemoryStore, Place, Policy, Rotation, Row, Standing, Store, StoreError,
@@ -115,6 +115,32 @@ fn rows() -> Vec<(&'static str, Write)> {
                 used: 1,
                 labels: "site=hamburg".parse().expect("they are labels"),
                 needs_approval: true,
+            }
+            .put(),
+        ),
+        (
+            "operator",
+            OperatorRecord {
+                name: "anna".parse().expect("it is a name"),
+                role: OperatorRole::Admin,
+                scope: Scope::Fleet,
+                token_digest: [0xaa; 32],
+                created_unix_seconds: 1,
+                expires_unix_seconds: None,
+                ended_unix_seconds: None,
+            }
+            .put(),
+        ),
+        (
+            "operator of a group",
+            OperatorRecord {
+                name: "bert".parse().expect("it is a name"),
+                role: OperatorRole::Viewer,
+                scope: Scope::Groups([GROUP].into()),
+                token_digest: [0xaa; 32],
+                created_unix_seconds: 1,
+                expires_unix_seconds: Some(2),
+                ended_unix_seconds: Some(3),
             }
             .put(),
         ),

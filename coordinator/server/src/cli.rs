@@ -9,6 +9,7 @@ mod client;
 mod device;
 mod doctor;
 mod group;
+mod operator;
 mod show;
 mod wait;
 
@@ -89,6 +90,9 @@ enum Command {
     Backup(backup::Backup),
     Restore(backup::Restore),
     Audit(audit::Audit),
+    /// Say who may do what.
+    #[command(subcommand)]
+    Operator(operator::OperatorCommand),
     Doctor(doctor::Doctor),
     /// Settings for brokers that have rules of their own.
     #[command(subcommand)]
@@ -161,6 +165,7 @@ pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<
         Command::Restore(command) => command.run(&client, json, out),
         Command::BrokerConfig(command) => command.run(&client, out),
         Command::Audit(command) => command.run(&client, json, out),
+        Command::Operator(command) => command.run(&Client::connect(&client)?, json, out),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -195,7 +195,7 @@ impl ServiceHandle {
         let (tell, told) = oneshot::channel();
         let actor = self.actor.clone();
         let decide = Box::new(move |coordinator: &mut Coordinator, now: Now, rng: &mut dyn CryptoRngCore| {
-            let decided = coordinator.acting(actor, |coordinator| decide(coordinator, now, rng));
+            let decided = coordinator.acting_for(actor, now, |coordinator| decide(coordinator, now, rng));
             let answer: Answer = Box::new(move |committed| {
                 let answer = match (decided, committed) {
                     (Err(refused), _) => Err(CommandFailed::Refused(refused)),

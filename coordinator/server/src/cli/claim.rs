@@ -49,7 +49,7 @@ pub(crate) struct Create {
 }
 
 /// A number with a unit: s, m, h or d.
-fn parse_seconds(text: &str) -> Result<u64, String> {
+pub(super) fn parse_seconds(text: &str) -> Result<u64, String> {
     let bad = || format!("{text:?} is no time: say 90s, 30m, 12h or 7d");
     let unit = text.chars().last().ok_or_else(bad)?;
     let seconds = match unit {

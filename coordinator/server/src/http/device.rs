@@ -1,7 +1,6 @@
 //! `/v1/devices`, `/v1/revoke`.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
@@ -11,17 +10,20 @@ use fleetkey_identity::{Role, chain_from_pem};
 use fleetkey_wire::{DeviceId, Now};
 
 use super::answers::{ApiError, Body, Name};
-use super::{Api, Shared};
+use super::caller::Asked;
 use crate::api::{Adoption, DeviceList, DeviceView, MembershipView, NewDevice, Revocation, Revoked};
 use crate::authority::AuthorityError;
 use crate::clock;
 
-pub(super) async fn list(State(api): Shared) -> Result<Json<DeviceList>, ApiError> {
+pub(super) async fn list(api: Asked) -> Result<Json<DeviceList>, ApiError> {
     let devices = api
         .service
         .query(|coordinator, now| {
-            let mut devices: Vec<_> =
-                coordinator.devices().map(|device| view(coordinator, device, now)).collect();
+            let mut devices: Vec<_> = coordinator
+                .devices()
+                .filter(|device| coordinator.sees_device(device.id))
+                .map(|device| view(coordinator, device, now))
+                .collect();
             devices.sort_by(|a, b| a.name.cmp(&b.name));
             devices
         })
@@ -29,13 +31,13 @@ pub(super) async fn list(State(api): Shared) -> Result<Json<DeviceList>, ApiErro
     Ok(Json(DeviceList { devices }))
 }
 
-pub(super) async fn show(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
+pub(super) async fn show(api: Asked, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
     let id = find_one(&api, name).await?;
     view_of(&api, id).await.map(Json)
 }
 
 pub(super) async fn provision(
-    State(api): Shared,
+    api: Asked,
     Body(NewDevice { name }): Body<NewDevice>,
 ) -> Result<Response, ApiError> {
     let authority = api.authority.as_ref().ok_or(ApiError::NoAuthority)?;
@@ -48,7 +50,7 @@ pub(super) async fn provision(
 
 /// Enrols a device by its own certificate: one that this coordinator does not know, or knows no more.
 pub(super) async fn adopt(
-    State(api): Shared,
+    api: Asked,
     Body(Adoption { name, certificate }): Body<Adoption>,
 ) -> Result<Json<DeviceView>, ApiError> {
     let keep = api.keep.as_ref().ok_or(ApiError::NoDatabase)?;
@@ -82,14 +84,14 @@ pub(super) async fn adopt(
     view_of(&api, id).await.map(Json)
 }
 
-pub(super) async fn release(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
+pub(super) async fn release(api: Asked, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
     let id = find_one(&api, name).await?;
     api.service.release(id).await?;
     view_of(&api, id).await.map(Json)
 }
 
 pub(super) async fn revoke(
-    State(api): Shared,
+    api: Asked,
     Body(Revocation { devices, reason }): Body<Revocation>,
 ) -> Result<Json<Revoked>, ApiError> {
     let devices = find(&api, devices).await?;
@@ -110,7 +112,7 @@ pub(super) async fn revoke(
 }
 
 /// The devices of these names or ids.
-pub(super) async fn find(api: &Api, names: Vec<String>) -> Result<Vec<DeviceId>, ApiError> {
+pub(super) async fn find(api: &Asked, names: Vec<String>) -> Result<Vec<DeviceId>, ApiError> {
     if names.is_empty() {
         return Err(ApiError::NoDevices);
     }
@@ -126,14 +128,17 @@ pub(super) async fn find(api: &Api, names: Vec<String>) -> Result<Vec<DeviceId>,
     Ok(found)
 }
 
-pub(super) async fn find_one(api: &Api, name: String) -> Result<DeviceId, ApiError> {
+pub(super) async fn find_one(api: &Asked, name: String) -> Result<DeviceId, ApiError> {
     Ok(find(api, vec![name]).await?[0])
 }
 
-pub(super) async fn view_of(api: &Api, id: DeviceId) -> Result<DeviceView, ApiError> {
+pub(super) async fn view_of(api: &Asked, id: DeviceId) -> Result<DeviceView, ApiError> {
     let view = api
         .service
-        .query(move |coordinator, now| Some(view(coordinator, coordinator.device(id)?, now)))
+        .decide(move |coordinator, now, _| {
+            coordinator.check_seen(id)?;
+            Ok(coordinator.device(id).map(|device| view(coordinator, device, now)))
+        })
         .await?;
     view.ok_or_else(|| ApiError::UnknownDevice(id.to_string()))
 }
@@ -147,7 +152,11 @@ fn view(coordinator: &Coordinator, device: &DeviceRecord, now: Now) -> DeviceVie
         origin: device.origin.to_string(),
         enrolled_unix_seconds: device.enrolled_unix_seconds,
         online: device.standing == Standing::Enrolled && coordinator.is_online(device.id, now),
-        groups: coordinator.groups_of(device.id).map(|member| membership(coordinator, member, now)).collect(),
+        groups: coordinator
+            .groups_of(device.id)
+            .filter(|member| coordinator.sees_group(member.group))
+            .map(|member| membership(coordinator, member, now))
+            .collect(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::Query;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use fleetkey_coordinator_core::backup::Backup;
@@ -19,8 +19,9 @@ use fleetkey_wire::FleetId;
 use serde::Deserialize;
 use tracing::info;
 
+use super::Api;
 use super::answers::ApiError;
-use super::{Api, Shared};
+use super::caller::Asked;
 use crate::api::{AuditPage, BACKUP_HEADER, BackupSummary, Examined, MAX_AUDIT_PAGE, StoreView};
 use crate::fleet::Party;
 use crate::shared_store::{Closed, StoreReader};
@@ -62,7 +63,7 @@ async fn read<T: Send + 'static>(
     read.unwrap_or(Err(ApiError::Closed(Closed)))
 }
 
-pub(super) async fn backup(State(api): Shared) -> Result<Response, ApiError> {
+pub(super) async fn backup(api: Asked) -> Result<Response, ApiError> {
     let (summary, file) = read(&api, |keep| {
         let taken = clock::unix_seconds();
         let backup = keep.reader.read(|store| Backup::of_store(store, taken))??;
@@ -91,7 +92,7 @@ pub(super) struct Page {
 }
 
 pub(super) async fn audit(
-    State(api): Shared,
+    api: Asked,
     Query(Page { since, after }): Query<Page>,
 ) -> Result<Json<AuditPage>, ApiError> {
     let mut after = match after {
@@ -126,7 +127,7 @@ pub(super) async fn audit(
     page.await.map(Json)
 }
 
-pub(super) async fn doctor(State(api): Shared) -> Result<Json<Examined>, ApiError> {
+pub(super) async fn doctor(api: Asked) -> Result<Json<Examined>, ApiError> {
     let examined = read(&api, |keep| {
         let mut copy = keep.reader.read(MemoryStore::copy_of)??;
         let findings = doctor::examine(&mut copy, &keep.about, clock::unix_seconds())?;
