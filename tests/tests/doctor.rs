@@ -2,7 +2,7 @@
 
 use fleetkey_coordinator_core::doctor::{About, Finding, Kind, Severity, examine};
 use fleetkey_coordinator_core::records::{
-    AuditRecord, CellRecord, CommitRecord, GroupRecord, IssuedRecord, KeyPackageRecord, KeyRecord,
+    AuditRecord, CellRecord, CommitRecord, Deed, GroupRecord, IssuedRecord, KeyPackageRecord, KeyRecord,
     MetaRecord, OutboxRecord, Outgoing, Record, WelcomeRecord,
 };
 use fleetkey_coordinator_core::{
@@ -235,9 +235,14 @@ fn plant(kind: Kind, world: &mut World, devices: &[DeviceId], group: GroupId) {
             put(world, &DeviceRecord { standing: Standing::Quarantined { unix_seconds: 1 }, ..device });
         }
         Kind::FutureStamp => {
-            let (unix_seconds, number) = (world.now.unix_seconds + 3_600, 0);
-            let (action, subject, detail) = Default::default();
-            put(world, &AuditRecord { unix_seconds, number, action, subject, detail });
+            let unix_seconds = world.now.unix_seconds + 3_600;
+            let (who, action, subject, detail) = Default::default();
+            let head = first::<MetaRecord>(world).audit;
+            put(world, &AuditRecord::following(head, Deed { unix_seconds, who, action, subject, detail }));
+        }
+        Kind::AuditBroken => {
+            let entry: AuditRecord = first(world);
+            put(world, &AuditRecord { who: "somebody else".into(), ..entry });
         }
         Kind::PskNotInstalled => {
             let record = group_of(world, group);

@@ -8,16 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use fleetkey_wire::{DeviceId, GroupId};
 
+use crate::audit::{self, AuditHead};
 use crate::error::LoadError;
 use crate::records::{
     AuditRecord, CertificateRecord, DeviceRecord, GroupRecord, IssuedRecord, MemberRecord, MetaRecord,
-    Record, Superseded,
+    OldAuditRecord, Record, Superseded,
 };
 use crate::store::{Store, StoreError};
 
 /// The layout that this build writes.
 pub const BACKUP_VERSION: u8 = 3;
-/// The oldest that it reads: it lacks certificates, and knows of no group that asks for a pre-shared key.
+/// The newest whose audit log is not chained.
+const UNCHAINED_VERSION: u8 = 2;
+/// The oldest that it reads: it lacks certificates besides, and knows of no group that asks for a pre-shared key.
 const OLDEST_BACKUP_VERSION: u8 = 1;
 
 /// One device in one group, whatever its cell was.
@@ -45,16 +48,53 @@ pub struct Backup {
     pub groups: Vec<GroupRecord>,
     /// Who is in which group, or wanted in it.
     pub memberships: Vec<Membership>,
-    /// The audit log.
+    /// The audit log, chained.
     pub audit: Vec<AuditRecord>,
+    /// How far the audit log had come, whatever is left of it.
+    pub audit_head: AuditHead,
     /// What key epochs were issued, and the commitments to their secrets.
     pub issued: Vec<IssuedRecord>,
     /// Which certificates devices hold.
-    #[serde(default)]
     pub certificates: Vec<CertificateRecord>,
     /// The number of the newest revocation list.
-    #[serde(default)]
     pub crl_number: u64,
+}
+
+/// The layouts without a chain.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnchainedBackup {
+    taken_unix_seconds: u64,
+    incarnation: u32,
+    superseded: Option<Superseded>,
+    devices: Vec<DeviceRecord>,
+    groups: Vec<GroupRecord>,
+    memberships: Vec<Membership>,
+    audit: Vec<OldAuditRecord>,
+    issued: Vec<IssuedRecord>,
+    #[serde(default)]
+    certificates: Vec<CertificateRecord>,
+    #[serde(default)]
+    crl_number: u64,
+}
+
+impl From<UnchainedBackup> for Backup {
+    fn from(old: UnchainedBackup) -> Self {
+        let audit = audit::chained(old.audit);
+        Self {
+            taken_unix_seconds: old.taken_unix_seconds,
+            incarnation: old.incarnation,
+            superseded: old.superseded,
+            devices: old.devices,
+            groups: old.groups,
+            memberships: old.memberships,
+            audit_head: audit.last().map(AuditRecord::head).unwrap_or_default(),
+            audit,
+            issued: old.issued,
+            certificates: old.certificates,
+            crl_number: old.crl_number,
+        }
+    }
 }
 
 /// Bytes that are no backup's contents.
@@ -80,6 +120,9 @@ impl Backup {
     pub fn of_store(store: &mut dyn Store, unix_seconds: u64) -> Result<Self, LoadError> {
         let meta = read::<MetaRecord>(store)?.pop().ok_or(LoadError::NotInitialised)?;
         let members = read::<MemberRecord>(store)?;
+        let audit = read::<AuditRecord>(store)?;
+        let last = audit.last().map(AuditRecord::head).unwrap_or_default();
+        let audit_head = if last.sequence > meta.audit.sequence { last } else { meta.audit };
         Ok(Self {
             taken_unix_seconds: unix_seconds,
             incarnation: meta.incarnation,
@@ -90,7 +133,8 @@ impl Backup {
                 .into_iter()
                 .map(|member| Membership { group: member.group, device: member.device })
                 .collect(),
-            audit: read(store)?,
+            audit,
+            audit_head,
             issued: read(store)?,
             certificates: read(store)?,
             crl_number: meta.crl_number,
@@ -118,9 +162,12 @@ impl Backup {
     /// # Errors
     /// [`BadBackup`].
     pub fn decode(bytes: &[u8]) -> Result<Self, BadBackup> {
+        let unreadable =
+            |error: ciborium::de::Error<std::io::Error>| BadBackup::Unreadable(error.to_string());
         match bytes.split_first() {
-            Some((OLDEST_BACKUP_VERSION..=BACKUP_VERSION, contents)) => {
-                ciborium::from_reader(contents).map_err(|error| BadBackup::Unreadable(error.to_string()))
+            Some((&BACKUP_VERSION, contents)) => ciborium::from_reader(contents).map_err(unreadable),
+            Some((OLDEST_BACKUP_VERSION..=UNCHAINED_VERSION, contents)) => {
+                ciborium::from_reader::<UnchainedBackup, _>(contents).map(Self::from).map_err(unreadable)
             }
             Some((&got, _)) => Err(BadBackup::OtherVersion { got }),
             None => Err(BadBackup::Unreadable("they are empty".into())),

@@ -9,9 +9,10 @@ use fleetkey_wire::{
     CellFrame, CellId, DeviceId, FleetId, Generation, KeyId, Now, SignedStatement, Statement, Topic,
 };
 
+use crate::actor::Actor;
 use crate::effects::{Access, Effects, Event, Publish};
 use crate::error::Poisoned;
-use crate::records::{AuditRecord, MetaRecord, OutboxRecord, Outgoing, Record, Superseded};
+use crate::records::{AuditRecord, Deed, MetaRecord, OutboxRecord, Outgoing, Record, Scope, Superseded};
 use crate::strangers::Strangers;
 
 /// Who a coordinator is, and how it behaves where no group's policy says so.
@@ -77,8 +78,13 @@ pub(crate) struct Context {
     pub(crate) signatures: u64,
     pub(crate) refusals: BTreeMap<&'static str, u64>,
     pub(crate) strangers: Strangers,
+    /// Whose doing is what is decided now.
+    pub(crate) actor: Actor,
+    /// Where whoever acts may act.
+    pub(crate) scope: Scope,
     next_outbox: u64,
-    next_audit: u64,
+    /// Whether something was entered into the audit log that the stored head does not tell of yet.
+    has_audited: bool,
     effects: Effects,
     poisoned: Option<Poisoned>,
 }
@@ -94,8 +100,10 @@ impl Context {
             signatures: 0,
             refusals: BTreeMap::new(),
             strangers: Strangers::default(),
+            actor: Actor::Coordinator,
+            scope: Scope::Fleet,
             next_outbox,
-            next_audit: 0,
+            has_audited: false,
             effects: Effects::default(),
             poisoned: None,
         }
@@ -142,16 +150,19 @@ impl Context {
         *self.refusals.entry(name).or_default() += 1;
     }
 
+    /// Enters what the actor did into the audit log, in the transaction of what it tells.
     pub(crate) fn audit(&mut self, now: Now, action: &str, subject: impl ToString, detail: impl ToString) {
-        let record = AuditRecord {
+        let deed = Deed {
             unix_seconds: now.unix_seconds,
-            number: (now.mono.0 << 20) | (self.next_audit & 0xf_ffff),
+            who: self.actor.to_string(),
             action: action.to_owned(),
             subject: subject.to_string(),
             detail: detail.to_string(),
         };
-        self.next_audit += 1;
-        self.put(&record);
+        let entry = AuditRecord::following(self.meta.audit, deed);
+        self.meta.audit = entry.head();
+        self.has_audited = true;
+        self.put(&entry);
     }
 
     /// A frame for a cell's topic, through the outbox: it goes out even if the process dies first.
@@ -187,9 +198,12 @@ impl Context {
     }
 
     pub(crate) fn take_effects(&mut self) -> Result<Effects, Poisoned> {
-        match &self.poisoned {
-            Some(poisoned) => Err(poisoned.clone()),
-            None => Ok(std::mem::take(&mut self.effects)),
+        if let Some(poisoned) = &self.poisoned {
+            return Err(poisoned.clone());
         }
+        if std::mem::take(&mut self.has_audited) {
+            self.effects.writes.push(self.meta.put());
+        }
+        Ok(std::mem::take(&mut self.effects))
     }
 }

@@ -16,6 +16,7 @@ use fleetkey_wire::{
 };
 use rand_core::CryptoRngCore;
 
+use crate::actor::Actor;
 use crate::context::{Context, Setup};
 use crate::device::Device;
 use crate::effects::{Access, Effects, Event};
@@ -28,8 +29,8 @@ use crate::labels::Labels;
 use crate::policy::Policy;
 use crate::records::{
     CellRecord, CertificateRecord, ClaimRecord, CommitRecord, DeviceRecord, GroupRecord, IssuedRecord,
-    KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, Origin, OutboxRecord, Outgoing, Place, PskRecord,
-    Record, RequestRecord, Standing, Superseded, WelcomeRecord,
+    KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, OperatorName, OperatorRecord, Origin,
+    OutboxRecord, Outgoing, Place, PskRecord, Record, RequestRecord, Standing, Superseded, WelcomeRecord,
 };
 use crate::store::{Store, Write};
 use crate::traces;
@@ -48,6 +49,7 @@ pub struct Coordinator {
     pub(crate) groups: BTreeMap<GroupId, Group>,
     pub(crate) names: BTreeMap<String, DeviceId>,
     pub(crate) desk: Desk,
+    pub(crate) operators: BTreeMap<OperatorName, OperatorRecord>,
     group_names: BTreeMap<String, GroupId>,
 }
 
@@ -76,9 +78,13 @@ impl Coordinator {
             groups: BTreeMap::new(),
             names: BTreeMap::new(),
             desk: Desk::default(),
+            operators: BTreeMap::new(),
             group_names: BTreeMap::new(),
         };
         coordinator.load_devices(store)?;
+        for record in read::<OperatorRecord>(store)? {
+            coordinator.operators.insert(record.name.clone(), record);
+        }
         coordinator.load_groups(store)?;
         coordinator.begin_anew_after_restore(now, rng)?;
         for group in coordinator.groups.values_mut() {
@@ -204,6 +210,14 @@ impl Coordinator {
         self.context.take_effects()
     }
 
+    /// Decides something on somebody's account: the audit log names them.
+    pub fn acting<T>(&mut self, actor: Actor, act: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.context.actor, actor);
+        let done = act(self);
+        self.context.actor = before;
+        done
+    }
+
     /// A payload came on a device's `up` topic.
     pub fn handle_up(
         &mut self,
@@ -275,7 +289,9 @@ impl Coordinator {
                 if !group.members.contains_key(&device) {
                     return Err(not_a_member);
                 }
+                let by = std::mem::replace(&mut self.context.actor, Actor::Device(device));
                 self.context.audit(now, "leave", device, group.id());
+                self.context.actor = by;
                 let gone = [device];
                 // A failure has poisoned the context: there is nothing to add here.
                 let _ = group.remove(&mut self.context, &mut self.devices, &gone, Reason::Evict, now, rng);
@@ -448,6 +464,7 @@ impl Coordinator {
         public_key: [u8; 32],
         now: Now,
     ) -> Result<(), CommandError> {
+        self.check_fleet()?;
         check_name(name)?;
         if self.devices.contains_key(&id) {
             return Err(CommandError::AlreadyEnrolled(id));
@@ -506,6 +523,7 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<(), CommandError> {
+        self.check_relabelling(id, &labels)?;
         let device = self.devices.get_mut(&id).ok_or(CommandError::UnknownDevice(id))?;
         if device.is_revoked() {
             return Err(CommandError::Revoked(id));
@@ -529,12 +547,11 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<usize, CommandError> {
-        let record = &mut self.groups.get_mut(&group).ok_or(CommandError::UnknownGroup(group))?.record;
+        self.check_group(group)?;
+        let record = &self.groups.get(&group).ok_or(CommandError::UnknownGroup(group))?.record;
+        let before = record.selector.clone().unwrap_or_default();
         let selector = selector.filter(|selector| !selector.is_empty());
-        let before = std::mem::replace(&mut record.selector, selector).unwrap_or_default();
-        self.context.put(record);
-        let shown = record.selector.clone().unwrap_or_default();
-        self.context.audit(now, "select", group, &shown);
+        let shown = selector.clone().unwrap_or_default();
         let newly = |device: &&Device| {
             let labels = &device.record.labels;
             let has_room = device.groups.len() < fleetkey_wire::limits::MAX_CELLS_PER_DEVICE;
@@ -542,6 +559,12 @@ impl Coordinator {
             !device.is_revoked() && has_room && shown.select(labels) && !before.select(labels)
         };
         let selected: Vec<DeviceId> = self.devices.values().filter(newly).map(Device::id).collect();
+        selected.iter().try_for_each(|device| self.check_addable(*device))?;
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.record.selector = selector;
+            self.context.put(&group.record);
+        }
+        self.context.audit(now, "select", group, &shown);
         self.add_members(group, &selected, now, rng)
     }
 
@@ -582,6 +605,7 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<GroupId, CommandError> {
+        self.check_fleet()?;
         self.check_issuing()?;
         check_name(name)?;
         policy.check()?;
@@ -626,6 +650,8 @@ impl Coordinator {
         now: Now,
         _rng: &mut dyn CryptoRngCore,
     ) -> Result<usize, CommandError> {
+        self.check_group(group)?;
+        devices.iter().try_for_each(|device| self.check_addable(*device))?;
         let group = self.groups.get_mut(&group).ok_or(CommandError::UnknownGroup(group))?;
         for id in devices {
             let device = self.devices.get(id).ok_or(CommandError::UnknownDevice(*id))?;
@@ -656,6 +682,7 @@ impl Coordinator {
         rng: &mut dyn CryptoRngCore,
     ) -> Result<(), CommandError> {
         self.check_issuing()?;
+        self.check_group(group)?;
         let group = self.groups.get_mut(&group).ok_or(CommandError::UnknownGroup(group))?;
         for device in devices {
             if !self.devices.contains_key(device) {
@@ -703,6 +730,7 @@ impl Coordinator {
         if let Some(unknown) = devices.iter().find(|id| !self.devices.contains_key(id)) {
             return Err(CommandError::UnknownDevice(*unknown));
         }
+        devices.iter().try_for_each(|device| self.check_device(*device))?;
         let mut touched = BTreeSet::new();
         for id in devices {
             let Some(device) = self.devices.get_mut(id).filter(|device| !device.is_revoked()) else {
@@ -739,6 +767,7 @@ impl Coordinator {
         rng: &mut dyn CryptoRngCore,
     ) -> Result<KeyEpoch, CommandError> {
         self.check_issuing()?;
+        self.check_group(group)?;
         let group = self.groups.get_mut(&group).ok_or(CommandError::UnknownGroup(group))?;
         self.context.audit(now, "rekey", group.id(), "");
         let done = group.rekey_now(&mut self.context, &mut self.devices, now, rng);
@@ -754,6 +783,7 @@ impl Coordinator {
         rng: &mut dyn CryptoRngCore,
     ) -> Result<KeyEpoch, CommandError> {
         self.check_issuing()?;
+        self.check_group(group)?;
         let group = self.groups.get_mut(&group).ok_or(CommandError::UnknownGroup(group))?;
         if group.record.rotation.is_some() {
             return Err(CommandError::RotationUnderWay(group.id()));
@@ -767,6 +797,7 @@ impl Coordinator {
 
     /// Lets a quarantined device back in.
     pub fn release(&mut self, id: DeviceId, now: Now) -> Result<(), CommandError> {
+        self.check_device(id)?;
         let device = self.devices.get_mut(&id).ok_or(CommandError::UnknownDevice(id))?;
         if !matches!(device.record.standing, Standing::Quarantined { .. }) {
             return Err(CommandError::NotQuarantined(id));

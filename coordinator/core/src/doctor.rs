@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use fleetkey_wire::FleetId;
 
 use self::tables::Tables;
+use crate::audit::Verifier;
 use crate::records::Standing;
 use crate::store::{Store, StoreError};
 
@@ -45,6 +46,7 @@ pub fn examine(store: &mut dyn Store, about: &About, unix_seconds: u64) -> Resul
     keys::examine(&tables, about, &mut found);
     cells::examine(&tables, about, &mut found);
     key_packages(&tables, &mut found);
+    audit(&tables, &mut found);
     stamps(&tables, unix_seconds, &mut found);
     found.0.sort_by(|a, b| (a.severity(), a).cmp(&(b.severity(), b)));
     Ok(found.0)
@@ -178,6 +180,15 @@ fn key_packages(tables: &Tables, found: &mut Examination) {
             let why = format!("key package {} is in stock", stock.number);
             found.note(Kind::RevokedPresent, format!("device {}", stock.device), why);
         }
+    }
+}
+
+/// The audit log holds together, and comes as far as the database says.
+fn audit(tables: &Tables, found: &mut Examination) {
+    let mut verifier = Verifier::from_the_start();
+    tables.audit.iter().for_each(|entry| verifier.take(entry));
+    if let Err(fault) = verifier.finish(tables.meta.first().map(|meta| meta.audit)) {
+        found.note(Kind::AuditBroken, "the audit log".to_owned(), fault.to_string());
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use fleetkey_wire::{DeviceId, Now};
 use rand_core::CryptoRngCore;
 
+use crate::actor::Actor;
 use crate::coordinator::Coordinator;
 use crate::error::CommandError;
 use crate::labels::Labels;
@@ -103,7 +104,7 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<Enrolment, EnrolRefused> {
-        let decided = self.decide_enrolment(application, now, rng);
+        let decided = self.acting(Actor::Coordinator, |this| this.decide_enrolment(application, now, rng));
         if let Err(refused) = &decided {
             use fleetkey_wire::error::Named as _;
             self.context.count(refused.name());
@@ -121,6 +122,7 @@ impl Coordinator {
             return Err(EnrolRefused::Superseded);
         }
         let origin = self.origin_of(&application.proof)?;
+        self.context.actor = Actor::Applicant(origin.clone());
         if let Some(known) = self.desk.keys.get(&application.public_key) {
             return self.asked_before(*known, &application.proof, &origin);
         }
@@ -209,6 +211,7 @@ impl Coordinator {
         rng: &mut dyn CryptoRngCore,
     ) -> Result<(), CommandError> {
         self.check_issuing()?;
+        self.check_request(device)?;
         let mut request = self.drop_request(device).ok_or(CommandError::NoRequest(device))?;
         request.name = self.free_name(Some(&request.name), device);
         self.context.audit(now, "approve", device, &request.name);
@@ -221,6 +224,7 @@ impl Coordinator {
     /// # Errors
     /// [`CommandError::NoRequest`].
     pub fn deny(&mut self, device: DeviceId, now: Now) -> Result<(), CommandError> {
+        self.check_request(device)?;
         let request = self.desk.requests.get_mut(&device).ok_or(CommandError::NoRequest(device))?;
         request.is_denied = true;
         self.context.put(request);
@@ -233,11 +237,18 @@ impl Coordinator {
     /// # Errors
     /// [`CommandError::NoRequest`].
     pub fn forget_request(&mut self, device: DeviceId, now: Now) -> Result<(), CommandError> {
+        self.check_request(device)?;
         let request = self.drop_request(device).ok_or(CommandError::NoRequest(device))?;
         // It let nobody in.
         self.give_claim_back(&request.origin);
         self.context.audit(now, "forget_request", device, &request.name);
         Ok(())
+    }
+
+    /// Whether whoever acts may say something to this request: it leads where they may act.
+    fn check_request(&self, device: DeviceId) -> Result<(), CommandError> {
+        let request = self.desk.requests.get(&device).ok_or(CommandError::NoRequest(device))?;
+        self.check_labels(&request.labels)
     }
 
     pub(crate) fn drop_request(&mut self, device: DeviceId) -> Option<RequestRecord> {

@@ -7,7 +7,7 @@ use fleetkey_wire::link::BadLinkFrame;
 use fleetkey_wire::{BadStatement, CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, PskId, Suite};
 
 use crate::policy::BadPolicy;
-use crate::records::ClaimId;
+use crate::records::{ClaimId, OperatorName};
 use crate::store::StoreError;
 
 /// A device's message that was refused. Nothing has changed but a counter.
@@ -256,6 +256,21 @@ pub enum CommandError {
     /// A claim that makes no sense.
     #[error("a claim like this is not made: {0}")]
     BadClaim(&'static str),
+    /// No such operator, or one that was ended.
+    #[error("there is no operator {0:?}")]
+    UnknownOperator(String),
+    /// An operator that makes no sense.
+    #[error("an operator like this is not made: {0}")]
+    BadOperator(&'static str),
+    /// As many operators as may be.
+    #[error("there are {max} operators with those that were ended, which is the limit", max = crate::operators::MAX_OPERATORS)]
+    TooManyOperators,
+    /// Whoever commanded it was ended meanwhile.
+    #[error("{0} is no operator any more")]
+    NotAnOperator(OperatorName),
+    /// Whoever commanded it may not act there.
+    #[error(transparent)]
+    OutOfScope(#[from] OutOfScope),
     /// As many claims as may be.
     #[error("there are {max} claims, which is the limit: end some", max = crate::enrolment::MAX_CLAIMS)]
     TooManyClaims,
@@ -295,10 +310,49 @@ impl Named for CommandError {
             Self::UnknownClaim(_) => "unknown_claim",
             Self::BadClaim(_) => "bad_claim",
             Self::TooManyClaims => "too_many_claims",
+            Self::UnknownOperator(_) => "unknown_operator",
+            Self::BadOperator(_) => "bad_operator",
+            Self::TooManyOperators => "too_many_operators",
+            Self::NotAnOperator(_) => "unauthorized",
+            Self::OutOfScope(_) => "out_of_scope",
             Self::Superseded => "superseded",
             Self::Internal(_) => "internal",
         }
     }
+}
+
+/// What is outside of an operator's scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OutOfScope {
+    /// It concerns the whole fleet.
+    #[error("this concerns the whole fleet, and your scope is some of its groups")]
+    Fleet,
+    /// A group.
+    #[error("group {0} is not in your scope")]
+    Group(GroupId),
+    /// A device that is in no group of the scope.
+    #[error("device {device} is in no group of your scope")]
+    Device {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A device that is in another group as well.
+    #[error("device {device} is in group {group} as well, which is not in your scope")]
+    DeviceElsewhere {
+        /// The device.
+        device: DeviceId,
+        /// The other group.
+        group: GroupId,
+    },
+    /// Labels that lead into no group.
+    #[error("these labels lead into no group of your scope")]
+    Labels,
+    /// Labels that lead into another group.
+    #[error("these labels lead into group {group}, which is not in your scope")]
+    LabelsElsewhere {
+        /// The other group.
+        group: GroupId,
+    },
 }
 
 /// The coordinator could not be loaded.

@@ -15,6 +15,7 @@ impl Coordinator {
     /// When the group was created without one, or the key is another group's.
     pub fn set_psk(&mut self, group: GroupId, psk: Psk, now: Now) -> Result<bool, CommandError> {
         self.check_issuing()?;
+        self.check_group(group)?;
         let unknown = CommandError::UnknownGroup(group);
         let former = self.groups.get(&group).ok_or(unknown.clone())?.record.psk;
         let former = former.ok_or(CommandError::NoPskGroup(group))?;

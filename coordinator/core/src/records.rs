@@ -2,7 +2,9 @@
 //!
 //! Leaves to the store how rows are kept, and which are encrypted at rest (see [`Table::is_secret`]).
 
+mod audit;
 mod enrolment;
+mod operator;
 
 use fleetkey_wire::keys::SECRET_BYTES;
 use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Psk, PskId, Suite};
@@ -10,13 +12,16 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::audit::AuditHead;
 use crate::labels::Labels;
 use crate::policy::Policy;
 use crate::store::{Row, StoreError, Write};
 
+pub use audit::{AuditRecord, Deed, OldAuditRecord};
 pub use enrolment::{BadClaimId, CertificateRecord, ClaimId, ClaimRecord, Origin, RequestRecord};
+pub use operator::{BadOperatorName, OperatorName, OperatorRecord, OperatorRole, Scope};
 
-/// The version in front of every stored value that this build writes.
+/// The version in front of every stored value whose record names no other.
 pub const RECORD_VERSION: u8 = 1;
 
 /// Which kind of record a row holds. The names and numbers are part of the stored format.
@@ -42,7 +47,7 @@ pub enum Table {
     KeyPackage,
     /// [`OutboxRecord`] by number.
     Outbox,
-    /// [`AuditRecord`] by number.
+    /// [`AuditRecord`] by sequence number.
     Audit,
     /// [`IssuedRecord`] by group and key epoch.
     Issued,
@@ -54,11 +59,13 @@ pub enum Table {
     Request,
     /// [`PskRecord`] by group.
     Psk,
+    /// [`OperatorRecord`] by name.
+    Operator,
 }
 
 impl Table {
     /// Every table, in the order in which they are loaded.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Meta,
         Self::Device,
         Self::Group,
@@ -75,6 +82,7 @@ impl Table {
         Self::Claim,
         Self::Request,
         Self::Psk,
+        Self::Operator,
     ];
 
     /// Its name in the database.
@@ -96,6 +104,7 @@ impl Table {
             Self::Claim => "claim",
             Self::Request => "request",
             Self::Psk => "psk",
+            Self::Operator => "operator",
         }
     }
 
@@ -115,7 +124,8 @@ impl Table {
             | Self::Issued
             | Self::Certificate
             | Self::Claim
-            | Self::Request => false,
+            | Self::Request
+            | Self::Operator => false,
         }
     }
 }
@@ -124,13 +134,15 @@ impl Table {
 pub trait Record: Serialize + DeserializeOwned {
     /// Its table.
     const TABLE: Table;
+    /// The version in front of its value.
+    const VERSION: u8 = RECORD_VERSION;
 
     /// The key of its row.
     fn key(&self) -> Vec<u8>;
 
     /// The write that stores it.
     fn put(&self) -> Write {
-        let mut value = Zeroizing::new(vec![RECORD_VERSION]);
+        let mut value = Zeroizing::new(vec![Self::VERSION]);
         ciborium::into_writer(self, &mut *value).expect("writing a record to memory does not fail");
         Write { table: Self::TABLE, key: self.key(), value: Some(value) }
     }
@@ -142,21 +154,18 @@ pub trait Record: Serialize + DeserializeOwned {
 
     /// Reads a row of its table.
     fn read(row: &Row) -> Result<Self, StoreError> {
-        let corrupt = |why: String| StoreError::Corrupt { table: row.table.name(), key: hex(&row.key), why };
+        let key = || hex::encode(&row.key);
+        let corrupt = |why: String| StoreError::Corrupt { table: row.table.name(), key: key(), why };
         match row.value.split_first() {
-            Some((&RECORD_VERSION, encoded)) => {
+            Some((version, encoded)) if *version == Self::VERSION => {
                 ciborium::from_reader(encoded).map_err(|error| corrupt(error.to_string()))
             }
             Some((other, _)) => {
-                Err(corrupt(format!("record version {other}, this build knows {RECORD_VERSION}")))
+                Err(corrupt(format!("record version {other}, this build knows {}", Self::VERSION)))
             }
             None => Err(corrupt("empty value".into())),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn pair(first: &[u8], second: &[u8]) -> Vec<u8> {
@@ -178,6 +187,9 @@ pub struct MetaRecord {
     /// The number of the newest revocation list.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub crl_number: u64,
+    /// How far the audit log has come.
+    #[serde(default, skip_serializing_if = "AuditHead::is_start")]
+    pub audit: AuditHead,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -187,8 +199,9 @@ const fn is_zero(number: &u64) -> bool {
 
 impl MetaRecord {
     /// Of a database that is neither restored nor superseded.
-    pub const fn new(incarnation: u32) -> Self {
-        Self { incarnation, restored: None, superseded: None, crl_number: 0 }
+    pub fn new(incarnation: u32) -> Self {
+        let audit = AuditHead::default();
+        Self { incarnation, restored: None, superseded: None, crl_number: 0, audit }
     }
 }
 
@@ -615,28 +628,6 @@ impl Record for OutboxRecord {
     const TABLE: Table = Table::Outbox;
     fn key(&self) -> Vec<u8> {
         self.number.to_be_bytes().to_vec()
-    }
-}
-
-/// Who did what, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditRecord {
-    /// When.
-    pub unix_seconds: u64,
-    /// Its place among the entries of one millisecond; with the time it makes the row's key.
-    pub number: u64,
-    /// What was done, in one word.
-    pub action: String,
-    /// To what.
-    pub subject: String,
-    /// More, for people.
-    pub detail: String,
-}
-
-impl Record for AuditRecord {
-    const TABLE: Table = Table::Audit;
-    fn key(&self) -> Vec<u8> {
-        pair(&self.unix_seconds.to_be_bytes(), &self.number.to_be_bytes())
     }
 }
 

@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleetkey_wire::{DeviceId, GroupId, KeyEpoch};
 
+use crate::actor::Actor;
+use crate::audit::{AuditHash, AuditHead, CHAINED, TAKEN_OVER};
 use crate::backup::{Backup, Membership};
 use crate::error::LoadError;
 use crate::labels::Labels;
 use crate::records::{
-    AuditRecord, CertificateRecord, DeviceRecord, MemberRecord, MetaRecord, Origin, Outcome, Place, Record,
-    Restored, Standing,
+    AuditRecord, CertificateRecord, Deed, DeviceRecord, MemberRecord, MetaRecord, Origin, Outcome, Place,
+    Record, Restored, Standing,
 };
 use crate::store::{Store, Write};
 use crate::traces;
@@ -83,9 +85,7 @@ impl Backup {
     pub fn restored_rows(&self, known: &Restoring) -> RestoredRows {
         let mut draft = Draft::of(self);
         let before = draft.revoked();
-        for entry in later(self, &known.audit) {
-            draft.replay(&entry);
-        }
+        draft.follow(&known.audit);
         for revocation in &known.revocations {
             draft.revoke(revocation);
         }
@@ -144,13 +144,10 @@ pub fn backup_in_place(store: &mut dyn Store) -> Result<Backup, LoadError> {
     Ok(backup)
 }
 
-/// The entries that the backup does not hold, in order.
-fn later(backup: &Backup, entries: &[AuditRecord]) -> Vec<AuditRecord> {
-    let at = |entry: &AuditRecord| (entry.unix_seconds, entry.number);
-    let held: BTreeSet<_> = backup.audit.iter().map(at).collect();
-    let later: BTreeMap<_, _> =
-        entries.iter().filter(|entry| !held.contains(&at(entry))).map(|entry| (at(entry), entry)).collect();
-    later.into_values().cloned().collect()
+/// What an entry says, whoever it names and whatever log it stands in.
+fn content(entry: &AuditRecord) -> (u64, String, String, String) {
+    let Deed { unix_seconds, who: _, action, subject, detail } = entry.deed();
+    (unix_seconds, action, subject, detail)
 }
 
 /// A registry in the making.
@@ -158,7 +155,8 @@ struct Draft {
     devices: BTreeMap<DeviceId, DeviceRecord>,
     groups: BTreeSet<GroupId>,
     memberships: BTreeSet<Membership>,
-    audit: BTreeMap<(u64, u64), AuditRecord>,
+    audit: Vec<AuditRecord>,
+    audit_head: AuditHead,
     unknown: BTreeMap<DeviceId, String>,
     /// Keys that the audit log tells.
     keys: BTreeMap<DeviceId, [u8; 32]>,
@@ -173,11 +171,8 @@ impl Draft {
             devices: backup.devices.iter().map(|device| (device.id, device.clone())).collect(),
             groups: backup.groups.iter().map(|group| group.id).collect(),
             memberships: backup.memberships.iter().copied().collect(),
-            audit: backup
-                .audit
-                .iter()
-                .map(|entry| ((entry.unix_seconds, entry.number), entry.clone()))
-                .collect(),
+            audit: backup.audit.clone(),
+            audit_head: backup.audit_head,
             unknown: BTreeMap::new(),
             keys: BTreeMap::new(),
             certificates: backup.certificates.iter().map(|known| (known.key(), known.clone())).collect(),
@@ -190,9 +185,39 @@ impl Draft {
         devices.filter(|d| matches!(d.standing, Standing::Revoked { .. })).map(|device| device.id).collect()
     }
 
+    /// Does again what the backup does not hold. What continues its audit log is taken over as it is, with its hashes;
+    /// what does not, of a copy's log or of a part of one, is entered anew, after an entry that says so.
+    fn follow(&mut self, known: &[AuditRecord]) {
+        let mut held: BTreeSet<AuditHash> = self.audit.iter().map(|entry| entry.hash).collect();
+        let mut others: Vec<&AuditRecord> = known.iter().filter(|entry| held.insert(entry.hash)).collect();
+        others.sort_by_key(|entry| (entry.sequence, entry.unix_seconds));
+        others.retain(|entry| {
+            let continues = entry.sequence == self.audit_head.sequence + 1
+                && entry.previous == self.audit_head.hash
+                && entry.is_intact();
+            if continues {
+                self.audit_head = entry.head();
+                self.audit.push((*entry).clone());
+                self.replay(entry);
+            }
+            !continues
+        });
+        let told: BTreeSet<_> = self.audit.iter().map(content).collect();
+        others.retain(|entry| entry.action != CHAINED && !told.contains(&content(entry)));
+        others.sort_by_key(|entry| (entry.unix_seconds, entry.sequence));
+        let deeds: Vec<AuditRecord> = others.into_iter().cloned().collect();
+        if let Some(newest) = deeds.iter().map(|entry| entry.unix_seconds).max() {
+            let detail = format!("{} follow, of a log that does not continue this one", deeds.len());
+            self.enter(newest, TAKEN_OVER, "audit".into(), detail);
+        }
+        for entry in deeds {
+            self.enter_deed(entry.deed());
+            self.replay(&entry);
+        }
+    }
+
     /// Does again what an entry of the audit log says was done to a device.
     fn replay(&mut self, entry: &AuditRecord) {
-        self.audit.entry((entry.unix_seconds, entry.number)).or_insert_with(|| entry.clone());
         let Ok(device) = entry.subject.parse::<DeviceId>() else { return };
         let group = entry.detail.parse::<GroupId>().ok();
         let unix_seconds = entry.unix_seconds;
@@ -283,10 +308,10 @@ impl Draft {
                 continue;
             };
             let subject = id.to_string();
-            let is_entered = self.audit.values().any(|e| e.action == "revoke" && e.subject == subject);
+            let is_entered = self.audit.iter().any(|e| e.action == "revoke" && e.subject == subject);
             if !is_entered {
                 let (unix_seconds, detail) = (*unix_seconds, reason.clone());
-                self.enter(AuditRecord { unix_seconds, number: 0, action: "revoke".into(), subject, detail });
+                self.enter(unix_seconds, "revoke", subject, detail);
             }
         }
         let mut detail = format!(
@@ -298,16 +323,19 @@ impl Draft {
         for Window { from_unix_seconds, to_unix_seconds } in &known.uncertain {
             detail.push_str(&format!("; revocations unknown from {from_unix_seconds} to {to_unix_seconds}"));
         }
-        let (unix_seconds, action, subject) = (known.unix_seconds, "restore".into(), "coordinator".into());
-        self.enter(AuditRecord { unix_seconds, number: 0, action, subject, detail });
+        self.enter(known.unix_seconds, "restore", "coordinator".into(), detail);
     }
 
-    /// Puts an entry after those of its second.
-    fn enter(&mut self, mut entry: AuditRecord) {
-        let last = self.audit.range(..=(entry.unix_seconds, u64::MAX)).next_back();
-        let last = last.filter(|((unix_seconds, _), _)| *unix_seconds == entry.unix_seconds);
-        entry.number = last.map_or(0, |((_, number), _)| number.saturating_add(1));
-        self.audit.insert((entry.unix_seconds, entry.number), entry);
+    /// Enters what the restore itself does.
+    fn enter(&mut self, unix_seconds: u64, action: &str, subject: String, detail: String) {
+        let who = Actor::Coordinator.to_string();
+        self.enter_deed(Deed { unix_seconds, who, action: action.into(), subject, detail });
+    }
+
+    fn enter_deed(&mut self, deed: Deed) {
+        let entry = AuditRecord::following(self.audit_head, deed);
+        self.audit_head = entry.head();
+        self.audit.push(entry);
     }
 
     fn writes(&self, backup: &Backup, known: &Restoring, incarnation: u32) -> Vec<Write> {
@@ -320,6 +348,7 @@ impl Draft {
             }),
             superseded: None,
             crl_number: backup.crl_number,
+            audit: self.audit_head,
         };
         let mut writes = vec![meta.put()];
         writes.extend(self.devices.values().map(Record::put));
@@ -342,7 +371,7 @@ impl Draft {
             };
             writes.push(member.put());
         }
-        writes.extend(self.audit.values().map(Record::put));
+        writes.extend(self.audit.iter().map(Record::put));
         writes.extend(backup.issued.iter().map(Record::put));
         let is_of_device = |known: &&CertificateRecord| self.devices.contains_key(&known.device);
         writes.extend(self.certificates.values().filter(is_of_device).map(Record::put));

@@ -12,18 +12,18 @@ pub(crate) const CERTIFICATE: &str = "certificate";
 
 /// The detail of a [`KEY`] entry.
 pub(crate) fn of_key(public_key: &[u8; 32]) -> String {
-    hex(public_key)
+    hex::encode(public_key)
 }
 
 /// Reads what [`of_key`] wrote.
 pub(crate) fn key(detail: &str) -> Option<[u8; 32]> {
-    bytes(detail)?.try_into().ok()
+    hex::decode(detail).ok()?.try_into().ok()
 }
 
 /// The detail of a [`CERTIFICATE`] entry.
 pub(crate) fn of_certificate(record: &CertificateRecord) -> String {
     let CertificateRecord { serial, issuer, not_after_unix_seconds, .. } = record;
-    format!("serial {} issuer {} until {not_after_unix_seconds}", hex(serial), hex(issuer))
+    format!("serial {} issuer {} until {not_after_unix_seconds}", hex::encode(serial), hex::encode(issuer))
 }
 
 /// Reads what [`of_certificate`] wrote.
@@ -32,20 +32,10 @@ pub(crate) fn certificate(device: DeviceId, detail: &str) -> Option<CertificateR
     let ["serial", serial, "issuer", issuer, "until", until] = words.as_slice() else { return None };
     Some(CertificateRecord {
         device,
-        serial: bytes(serial)?,
-        issuer: bytes(issuer)?.try_into().ok()?,
+        serial: hex::decode(serial).ok()?,
+        issuer: hex::decode(issuer).ok()?.try_into().ok()?,
         not_after_unix_seconds: until.parse().ok()?,
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let pairs = (0..text.len()).step_by(2);
-    is_hex.then(|| pairs.filter_map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect())
 }
 
 #[cfg(test)]

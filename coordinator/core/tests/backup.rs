@@ -1,12 +1,26 @@
 //! The stored format of a backup's contents stays what it is.
 
+use fleetkey_coordinator_core::audit::{self, AuditHead};
 use fleetkey_coordinator_core::backup::{Backup, Membership};
-use fleetkey_coordinator_core::records::{AuditRecord, CertificateRecord, GroupRecord, IssuedRecord};
+use fleetkey_coordinator_core::records::{
+    AuditRecord, CertificateRecord, Deed, GroupRecord, IssuedRecord, OldAuditRecord,
+};
 use fleetkey_coordinator_core::{DeviceRecord, Policy, Standing, Superseded};
 use fleetkey_wire::{DeviceId, GroupId, KeyEpoch, PskId};
 
 const GROUP: GroupId = GroupId::from_bytes([0x11; 16]);
 const DEVICE: DeviceId = DeviceId::from_bytes([0x22; 16]);
+
+fn entry() -> AuditRecord {
+    let deed = Deed {
+        unix_seconds: 1,
+        who: "ops1".into(),
+        action: "revoke".into(),
+        subject: "meter".into(),
+        detail: "stolen".into(),
+    };
+    AuditRecord::following(AuditHead::default(), deed)
+}
 
 fn backup() -> Backup {
     let key_epoch = KeyEpoch::new(7, 9);
@@ -40,13 +54,8 @@ fn backup() -> Backup {
             psk: None,
         }],
         memberships: vec![Membership { group: GROUP, device: DEVICE }],
-        audit: vec![AuditRecord {
-            unix_seconds: 1,
-            number: 2,
-            action: "revoke".into(),
-            subject: "meter".into(),
-            detail: "stolen".into(),
-        }],
+        audit: vec![entry()],
+        audit_head: entry().head(),
         issued: vec![IssuedRecord {
             group: GROUP,
             key_epoch,
@@ -69,13 +78,12 @@ fn the_contents_of_a_backup_stay_what_they_are() {
     insta::assert_snapshot!("backup_contents", encoded);
 }
 
+fn vector(hex: &str) -> Vec<u8> {
+    hex::decode(hex.trim()).expect("the vector is hex")
+}
+
 #[test]
-fn a_backup_of_the_second_layout_is_read() {
-    // The third differs from it only where a group asks for a pre-shared key: who knows the second alone must not
-    // restore that group without.
-    let mut bytes = backup().encode();
-    bytes[0] = 2;
-    assert_eq!(Backup::decode(&bytes), Ok(backup()));
+fn a_group_that_asks_for_a_pre_shared_key_is_in_the_backup_without_the_key() {
     let mut guarded = backup();
     guarded.groups[0].psk = Some(PskId::from_bytes([0x99; 16]));
     let bytes = guarded.encode();
@@ -83,13 +91,22 @@ fn a_backup_of_the_second_layout_is_read() {
 }
 
 #[test]
-fn a_backup_of_the_first_layout_is_read() {
-    // As it was written: without certificates.
-    let bytes = include_str!("vectors/backup-1.hex").trim();
-    let bytes: Vec<u8> = (0..bytes.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&bytes[at..at + 2], 16).expect("the vector is hex"))
-        .collect();
-    let expected = Backup { certificates: Vec::new(), crl_number: 0, ..backup() };
-    assert_eq!(Backup::decode(&bytes), Ok(expected));
+fn backups_of_earlier_layouts_are_read_and_their_logs_chained() {
+    let old = OldAuditRecord {
+        unix_seconds: 1,
+        number: 2,
+        action: "revoke".into(),
+        subject: "meter".into(),
+        detail: "stolen".into(),
+    };
+    let chained = audit::chained([old]);
+    assert_eq!(
+        (chained.len(), chained[0].action.as_str(), chained[1].who.as_str()),
+        (2, "chain", "unrecorded")
+    );
+    let second = Backup { audit_head: chained[1].head(), audit: chained, ..backup() };
+    assert_eq!(Backup::decode(&vector(include_str!("vectors/backup-2.hex"))), Ok(second.clone()));
+    // The first lacks certificates besides.
+    let first = Backup { certificates: Vec::new(), crl_number: 0, ..second };
+    assert_eq!(Backup::decode(&vector(include_str!("vectors/backup-1.hex"))), Ok(first));
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's failure is its report")]
 
+mod support;
+
 use fleetkey_coordinator_core::backup::Backup;
 use fleetkey_coordinator_core::certificates::{MAX_CERTIFICATES, NewCertificate};
 use fleetkey_coordinator_core::enrolment::{
@@ -9,117 +11,11 @@ use fleetkey_coordinator_core::enrolment::{
 };
 use fleetkey_coordinator_core::records::{ClaimId, Origin};
 use fleetkey_coordinator_core::restore::Restoring;
-use fleetkey_coordinator_core::{
-    CommandError, Coordinator, GroupStatus, Labels, MemoryStore, Policy, Setup, Standing, Store as _, Timing,
-};
-use fleetkey_identity::{FleetCa, IdentityKey, KeyId, Role, Validity};
-use fleetkey_wire::{DeviceId, FleetId, Generation, GroupId, Millis, Now};
+use fleetkey_coordinator_core::{CommandError, Labels, MemoryStore, Standing, Store as _};
+use fleetkey_identity::KeyId;
+use fleetkey_wire::DeviceId;
 use rand_core::OsRng;
-
-const START: u64 = 1_800_000_000;
-const DAY: u64 = 86_400;
-
-struct Desk {
-    setup: Setup,
-    store: MemoryStore,
-    coordinator: Coordinator,
-    now: Now,
-}
-
-impl Desk {
-    fn new() -> Self {
-        let fleet = FleetId::random(&mut OsRng);
-        let validity = Validity::without_end(START as i64);
-        let ca = FleetCa::create(fleet, &mut OsRng, validity).unwrap();
-        let identity = IdentityKey::generate(&mut OsRng);
-        let role = Role::Coordinator { generation: Generation(1) };
-        let leaf = ca.issue(&role, &identity.public_key(), &[], validity).unwrap();
-        let setup = Setup {
-            fleet,
-            identity,
-            key_id: KeyId::of_certificate(&leaf),
-            chain: vec![leaf],
-            generation: Generation(1),
-            timing: Timing::default(),
-        };
-        let mut store = MemoryStore::default();
-        store.commit(&Coordinator::initial_rows(START)).unwrap();
-        let now = Now { mono: Millis(1_000), unix_seconds: START };
-        let coordinator = Coordinator::load(setup.clone(), &mut store, now, &mut OsRng).unwrap();
-        Self { setup, store, coordinator, now }
-    }
-
-    fn commit(&mut self) {
-        let effects = self.coordinator.take_effects().unwrap();
-        self.store.commit(&effects.writes).unwrap();
-    }
-
-    /// Forgets everything that is not stored.
-    fn reload(&mut self) {
-        self.coordinator =
-            Coordinator::load(self.setup.clone(), &mut self.store, self.now, &mut OsRng).unwrap();
-    }
-
-    fn later(&mut self, seconds: u64) {
-        self.now =
-            Now { mono: self.now.mono.plus(seconds * 1_000), unix_seconds: self.now.unix_seconds + seconds };
-    }
-
-    fn claim(&mut self, uses: u32, needs_approval: bool, labels: &str) -> ShownClaim {
-        let terms = ClaimTerms {
-            note: "hall 3".into(),
-            uses,
-            expires_unix_seconds: START + DAY,
-            labels: labels.parse().unwrap(),
-            needs_approval,
-        };
-        let shown = self.coordinator.create_claim(terms, self.now, &mut OsRng).unwrap();
-        self.commit();
-        shown
-    }
-
-    fn apply(&mut self, application: &Application) -> Result<Enrolment, EnrolRefused> {
-        let outcome = self.coordinator.enrol(application, self.now, &mut OsRng);
-        self.commit();
-        self.reload();
-        outcome
-    }
-
-    fn group(&mut self, name: &str, selector: &str) -> GroupId {
-        let group = self.coordinator.create_group(name, Policy::default(), self.now, &mut OsRng).unwrap();
-        let selector: Labels = selector.parse().unwrap();
-        self.coordinator.select_members(group, Some(selector), self.now, &mut OsRng).unwrap();
-        self.commit();
-        group
-    }
-
-    fn members(&self, group: GroupId) -> Vec<DeviceId> {
-        self.coordinator.members(group).map(|member| member.device).collect()
-    }
-
-    fn revoke(&mut self, device: DeviceId) {
-        self.coordinator.revoke(&[device], "stolen", self.now, &mut OsRng).unwrap();
-        self.commit();
-    }
-
-    fn status(&self, group: GroupId) -> GroupStatus {
-        self.coordinator.group_status(group, self.now).unwrap()
-    }
-}
-
-fn key() -> [u8; 32] {
-    IdentityKey::generate(&mut OsRng).public_key()
-}
-
-fn by_claim(claim: &ShownClaim, public_key: [u8; 32]) -> Application {
-    Application {
-        public_key,
-        name: None,
-        proof: Proof::Claim(claim.clone()),
-        verdict: Verdict::Approve,
-        labels: Labels::default(),
-    }
-}
+use support::*;
 
 fn by_maker(device: DeviceId, public_key: [u8; 32]) -> Application {
     Application {

@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use fleetkey_coordinator_core::audit::{AuditHash, AuditHead};
 use fleetkey_coordinator_core::records::{
-    AuditRecord, CellRecord, CertificateRecord, ClaimRecord, CommitRecord, GroupRecord, IssuedRecord,
-    KeyPackageRecord, KeyRecord, MetaRecord, Origin, OutboxRecord, Outgoing, PskRecord, Record,
-    RequestRecord, Restored, Superseded, WelcomeRecord,
+    AuditRecord, CellRecord, CertificateRecord, ClaimRecord, CommitRecord, Deed, GroupRecord, IssuedRecord,
+    KeyPackageRecord, KeyRecord, MetaRecord, OldAuditRecord, OperatorRecord, OperatorRole, Origin,
+    OutboxRecord, Outgoing, PskRecord, Record, RequestRecord, Restored, Scope, Superseded, WelcomeRecord,
 };
 use fleetkey_coordinator_core::{
     DeviceRecord, MemberRecord, MemoryStore, Place, Policy, Rotation, Row, Standing, Store, StoreError,
@@ -70,6 +71,15 @@ fn rows() -> Vec<(&'static str, Write)> {
                 restored: Some(Restored { backup_unix_seconds: 1, unix_seconds: 2, former_incarnation: 6 }),
                 superseded: Some(Superseded { unix_seconds: 3, device: DEVICE, group: GROUP, key_epoch }),
                 crl_number: 0,
+                audit: AuditHead::default(),
+            }
+            .put(),
+        ),
+        (
+            "meta with an audit log",
+            MetaRecord {
+                audit: AuditHead { sequence: 2, hash: AuditHash([0xbb; 32]) },
+                ..MetaRecord::new(7)
             }
             .put(),
         ),
@@ -105,6 +115,32 @@ fn rows() -> Vec<(&'static str, Write)> {
                 used: 1,
                 labels: "site=hamburg".parse().expect("they are labels"),
                 needs_approval: true,
+            }
+            .put(),
+        ),
+        (
+            "operator",
+            OperatorRecord {
+                name: "ops1".parse().expect("it is a name"),
+                role: OperatorRole::Admin,
+                scope: Scope::Fleet,
+                token_digest: [0xaa; 32],
+                created_unix_seconds: 1,
+                expires_unix_seconds: None,
+                ended_unix_seconds: None,
+            }
+            .put(),
+        ),
+        (
+            "operator of a group",
+            OperatorRecord {
+                name: "ops2".parse().expect("it is a name"),
+                role: OperatorRole::Viewer,
+                scope: Scope::Groups([GROUP].into()),
+                token_digest: [0xaa; 32],
+                created_unix_seconds: 1,
+                expires_unix_seconds: Some(2),
+                ended_unix_seconds: Some(3),
             }
             .put(),
         ),
@@ -193,7 +229,21 @@ fn rows() -> Vec<(&'static str, Write)> {
         ("outbox device", OutboxRecord { number: 9, outgoing: Outgoing::Device { device: DEVICE } }.put()),
         (
             "audit",
-            AuditRecord {
+            AuditRecord::following(
+                AuditHead { sequence: 2, hash: AuditHash([0xbb; 32]) },
+                Deed {
+                    unix_seconds: 1,
+                    who: "ops1".into(),
+                    action: "revoke".into(),
+                    subject: "meter".into(),
+                    detail: "stolen".into(),
+                },
+            )
+            .put(),
+        ),
+        (
+            "audit before it was chained",
+            OldAuditRecord {
                 unix_seconds: 1,
                 number: 2,
                 action: "revoke".into(),

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use axum::http::HeaderName;
+use fleetkey_coordinator_core::audit::AuditHead;
 use fleetkey_coordinator_core::backup::Backup;
 use fleetkey_coordinator_core::doctor::{Finding, Severity};
-use fleetkey_coordinator_core::records::AuditRecord;
+use fleetkey_coordinator_core::records::{AuditRecord, OperatorRole};
 use fleetkey_coordinator_core::{DeviceRecord, GroupStatus, Policy, Standing};
 use fleetkey_wire::error::Named as _;
 use fleetkey_wire::psk::PskText;
@@ -140,6 +141,93 @@ pub struct RequestView {
 pub struct RequestList {
     /// The requests, in the order of their ids.
     pub requests: Vec<RequestView>,
+}
+
+/// `POST /v1/operators`: make somebody an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewOperator {
+    /// The name.
+    pub name: String,
+    /// What they may do.
+    pub role: OperatorRole,
+    /// Names or ids of the groups that it is about; none for the whole fleet.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// How long the token is good for; without it until the operator is ended.
+    #[serde(default)]
+    pub valid_seconds: Option<u64>,
+}
+
+/// A new operator's token. It is given out once: what is kept is its digest.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewOperatorToken {
+    /// The name.
+    pub name: String,
+    /// What they may do.
+    pub role: OperatorRole,
+    /// The token.
+    pub token: String,
+    /// Its last second.
+    pub expires_unix_seconds: Option<u64>,
+}
+
+impl Drop for NewOperatorToken {
+    fn drop(&mut self) {
+        self.token.zeroize();
+    }
+}
+
+impl fmt::Debug for NewOperatorToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NewOperatorToken({}, redacted)", self.name)
+    }
+}
+
+/// A group that an operator is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopeGroup {
+    /// Its id.
+    pub group: GroupId,
+    /// Its name.
+    pub name: String,
+}
+
+/// An operator, without the token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorView {
+    /// The name.
+    pub name: String,
+    /// What they may do.
+    pub role: OperatorRole,
+    /// The groups that it is about; none for the whole fleet.
+    pub groups: Option<Vec<ScopeGroup>>,
+    /// When they were made one.
+    pub created_unix_seconds: u64,
+    /// The last second of the token.
+    pub expires_unix_seconds: Option<u64>,
+    /// When they were ended.
+    pub ended_unix_seconds: Option<u64>,
+}
+
+/// `GET /v1/operators`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorList {
+    /// All there ever were, in the order of their names.
+    pub operators: Vec<OperatorView>,
+}
+
+/// `GET /v1/whoami`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whoami {
+    /// The name that the audit log tells.
+    pub name: String,
+    /// What they may do.
+    pub role: OperatorRole,
+    /// The groups that it is about; none for the whole fleet.
+    pub groups: Option<Vec<ScopeGroup>>,
+    /// The last second of the token.
+    pub expires_unix_seconds: Option<u64>,
 }
 
 /// `POST /v1/devices/{device}/label`, `POST /v1/groups/{group}/select`: labels, or a selector.
@@ -476,7 +564,8 @@ impl BackupSummary {
 /// Entries of the audit log in one answer.
 pub const MAX_AUDIT_PAGE: usize = 1_000;
 
-/// `GET /v1/audit?since=SECONDS`, and then `?after=` what the last page named.
+/// `GET /v1/audit?since=SECONDS`, and then `?after=` what the last page named. It begins with the first entry of that
+/// time or later, and leaves none out from there on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditPage {
     /// The fleet.
@@ -485,6 +574,8 @@ pub struct AuditPage {
     pub entries: Vec<AuditRecord>,
     /// What to ask for the next page with; none after the last.
     pub next: Option<String>,
+    /// How far the log has come, by what the database says of itself.
+    pub head: AuditHead,
     /// Until when the pages so far are all there is.
     pub until_unix_seconds: u64,
 }

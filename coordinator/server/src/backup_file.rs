@@ -164,6 +164,7 @@ mod tests {
             groups: Vec::new(),
             memberships: Vec::new(),
             audit: Vec::new(),
+            audit_head: Default::default(),
             issued: Vec::new(),
             certificates: Vec::new(),
             crl_number: 0,

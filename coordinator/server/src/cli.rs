@@ -1,5 +1,6 @@
 //! The command line: what can be said, and which part of it does what.
 
+mod audit;
 mod backup;
 mod broker_config;
 mod ca;
@@ -9,6 +10,7 @@ mod client;
 mod device;
 mod doctor;
 mod group;
+mod operator;
 mod provision_list;
 mod psk;
 mod show;
@@ -94,9 +96,10 @@ enum Command {
     Status,
     Backup(backup::Backup),
     Restore(backup::Restore),
-    /// Keep the audit log outside the backups.
+    Audit(audit::Audit),
+    /// Say who may do what.
     #[command(subcommand)]
-    Audit(backup::AuditCommand),
+    Operator(operator::OperatorCommand),
     Doctor(doctor::Doctor),
     /// Settings for brokers that have rules of their own.
     #[command(subcommand)]
@@ -202,7 +205,8 @@ pub(crate) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<
         Command::Backup(command) => command.run(&Client::connect(&client)?, json, out),
         Command::Restore(command) => command.run(&client, json, out),
         Command::BrokerConfig(command) => command.run(&client, out),
-        Command::Audit(command) => command.run(&Client::connect(&client)?, out),
+        Command::Audit(command) => command.run(&client, json, out),
+        Command::Operator(command) => command.run(&Client::connect(&client)?, json, out),
     }?;
     Ok(ExitCode::SUCCESS)
 }

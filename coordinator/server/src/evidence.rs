@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use fleetkey_coordinator_core::records::AuditRecord;
+use fleetkey_coordinator_core::audit;
+use fleetkey_coordinator_core::records::{AuditRecord, OldAuditRecord};
 use fleetkey_coordinator_core::restore::{Revocation, Window};
 use fleetkey_wire::FleetId;
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::remains::Remains;
 use fleetkey_vault::files::FileError;
 
-/// The layout of an exported audit log that this build writes and reads.
-pub const AUDIT_VERSION: u8 = 1;
+/// The layout of an exported audit log that this build writes.
+pub const AUDIT_VERSION: u8 = 2;
+/// The one before, whose entries are not chained: it is read.
+const UNCHAINED_AUDIT_VERSION: u8 = 1;
 /// No line of an exported audit log is longer.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
 
@@ -97,7 +100,16 @@ pub(crate) struct Evidence {
 impl Evidence {
     /// Takes in an exported audit log.
     pub(crate) fn add_audit(&mut self, path: &Path, fleet: FleetId) -> Result<(), BadAudit> {
-        let Exported { entries, covers } = read_audit(path, fleet)?;
+        let exported = read_audit(path)?;
+        if exported.fleet != fleet {
+            return Err(BadAudit::OtherFleet { path: path.to_owned(), got: exported.fleet, expected: fleet });
+        }
+        if !exported.is_complete() {
+            let why =
+                format!("{} entries, and {} are there", exported.told.unwrap_or_default(), exported.held);
+            return Err(BadAudit::Line { path: path.to_owned(), line: exported.held + 2, why });
+        }
+        let ExportedAudit { entries, covers, .. } = exported;
         self.audit.extend(entries);
         self.covered.push(covers);
         Ok(())
@@ -140,24 +152,45 @@ pub(crate) const fn after(unix_seconds: u64) -> u64 {
     unix_seconds.saturating_add(1)
 }
 
-struct Exported {
-    entries: Vec<AuditRecord>,
+/// An exported audit log, as it was read.
+#[derive(Debug, Clone)]
+pub struct ExportedAudit {
+    /// Its entries, in the order in which they stand in it.
+    pub entries: Vec<AuditRecord>,
+    /// Whether they were chained when they were written.
+    pub is_chained: bool,
+    /// From when on it tells everything.
+    pub since_unix_seconds: u64,
+    /// How many entries there are, by its last line; without one it was cut off.
+    pub told: Option<usize>,
+    held: usize,
+    fleet: FleetId,
     covers: Window,
 }
 
-fn read_audit(path: &Path, fleet: FleetId) -> Result<Exported, BadAudit> {
+impl ExportedAudit {
+    /// Whether as many entries are there as its last line says.
+    pub fn is_complete(&self) -> bool {
+        self.told.is_none_or(|told| told == self.held)
+    }
+}
+
+/// Reads what `fleetkey audit export` wrote. Whether its entries are what was entered is another matter.
+///
+/// # Errors
+/// [`BadAudit`].
+pub fn read_audit(path: &Path) -> Result<ExportedAudit, BadAudit> {
     let io = |source| FileError::Io { doing: "read", path: path.to_owned(), source };
     let mut lines = BufReader::new(File::open(path).map_err(io)?);
     let not_an_audit = || BadAudit::NotAnAudit { path: path.to_owned() };
     let first = next_line(&mut lines).map_err(io)?.ok_or_else(not_an_audit)?;
-    let header: AuditHeader = serde_json::from_str(&first).map_err(|_| not_an_audit())?;
-    if header.fleetkey_audit != AUDIT_VERSION {
-        return Err(BadAudit::OtherVersion { path: path.to_owned(), got: header.fleetkey_audit });
+    let AuditHeader { fleetkey_audit, fleet, since_unix_seconds } =
+        serde_json::from_str(&first).map_err(|_| not_an_audit())?;
+    if !(UNCHAINED_AUDIT_VERSION..=AUDIT_VERSION).contains(&fleetkey_audit) {
+        return Err(BadAudit::OtherVersion { path: path.to_owned(), got: fleetkey_audit });
     }
-    if header.fleet != fleet {
-        return Err(BadAudit::OtherFleet { path: path.to_owned(), got: header.fleet, expected: fleet });
-    }
-    let mut entries: Vec<AuditRecord> = Vec::new();
+    let is_chained = fleetkey_audit > UNCHAINED_AUDIT_VERSION;
+    let (mut entries, mut old): (Vec<AuditRecord>, Vec<OldAuditRecord>) = (Vec::new(), Vec::new());
     let mut end = None;
     let mut number = 1;
     while let Some(line) = next_line(&mut lines).map_err(io)? {
@@ -167,19 +200,21 @@ fn read_audit(path: &Path, fleet: FleetId) -> Result<Exported, BadAudit> {
             return Err(bad("something follows the last line".into()));
         }
         if let Ok(last) = serde_json::from_str::<AuditEnd>(&line) {
-            if last.entries != entries.len() {
-                return Err(bad(format!("{} entries, and {} are there", last.entries, entries.len())));
-            }
-            end = Some(last.until_unix_seconds);
-        } else {
+            end = Some(last);
+        } else if is_chained {
             entries.push(serde_json::from_str(&line).map_err(|error| bad(error.to_string()))?);
+        } else {
+            old.push(serde_json::from_str(&line).map_err(|error| bad(error.to_string()))?);
         }
     }
+    let held = entries.len() + old.len();
+    entries.extend(audit::chained(old));
     // An export that was cut off tells everything up to its last entry.
     let newest = entries.iter().map(|entry| entry.unix_seconds).max().unwrap_or_default();
-    let to_unix_seconds = end.map_or(newest, after).max(header.since_unix_seconds);
-    let covers = Window { from_unix_seconds: header.since_unix_seconds, to_unix_seconds };
-    Ok(Exported { entries, covers })
+    let to_unix_seconds = end.map_or(newest, |end| after(end.until_unix_seconds)).max(since_unix_seconds);
+    let covers = Window { from_unix_seconds: since_unix_seconds, to_unix_seconds };
+    let told = end.map(|end| end.entries);
+    Ok(ExportedAudit { entries, is_chained, since_unix_seconds, told, held, fleet, covers })
 }
 
 fn next_line(lines: &mut impl BufRead) -> std::io::Result<Option<String>> {
@@ -190,6 +225,9 @@ fn next_line(lines: &mut impl BufRead) -> std::io::Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
+    use fleetkey_coordinator_core::audit::AuditHead;
+    use fleetkey_coordinator_core::records::Deed;
+
     use super::*;
 
     const FLEET: FleetId = FleetId::from_bytes([1; 16]);
@@ -220,11 +258,12 @@ mod tests {
         );
     }
 
-    fn export(lines: &[&str]) -> Result<Exported, BadAudit> {
+    fn export(lines: &[&str]) -> Result<Evidence, BadAudit> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
         std::fs::write(&path, lines.join("\n")).unwrap();
-        read_audit(&path, FLEET)
+        let mut evidence = Evidence::default();
+        evidence.add_audit(&path, FLEET).map(|()| evidence)
     }
 
     fn header(version: u8, fleet: FleetId) -> String {
@@ -232,30 +271,52 @@ mod tests {
         serde_json::to_string(&header).unwrap()
     }
 
-    const ENTRY: &str = r#"{"unix_seconds":20,"number":1,"action":"revoke","subject":"x","detail":"stolen"}"#;
+    fn entry() -> String {
+        let deed = Deed {
+            unix_seconds: 20,
+            who: "ops1".into(),
+            action: "revoke".into(),
+            subject: "x".into(),
+            detail: "stolen".into(),
+        };
+        serde_json::to_string(&AuditRecord::following(AuditHead::default(), deed)).unwrap()
+    }
+
+    /// As it was written before the log was chained.
+    const OLD_ENTRY: &str =
+        r#"{"unix_seconds":20,"number":1,"action":"revoke","subject":"x","detail":"stolen"}"#;
 
     #[test]
     fn an_export_covers_the_time_to_its_end_or_to_its_last_entry() {
-        let header = header(1, FLEET);
-        let whole = export(&[&header, ENTRY, r#"{"until_unix_seconds":30,"entries":1}"#]).unwrap();
-        assert_eq!((whole.entries.len(), whole.covers), (1, window(10, 31)));
-        let cut = export(&[&header, ENTRY]).unwrap();
-        assert_eq!((cut.entries.len(), cut.covers), (1, window(10, 20)));
-        assert_eq!(export(&[&header]).unwrap().covers, window(10, 10));
+        let (header, entry) = (header(2, FLEET), entry());
+        let whole = export(&[&header, &entry, r#"{"until_unix_seconds":30,"entries":1}"#]).unwrap();
+        assert_eq!((whole.audit.len(), whole.covered), (1, vec![window(10, 31)]));
+        let cut = export(&[&header, &entry]).unwrap();
+        assert_eq!((cut.audit.len(), cut.covered), (1, vec![window(10, 20)]));
+        assert_eq!(export(&[&header]).unwrap().covered, [window(10, 10)]);
+    }
+
+    #[test]
+    fn an_export_of_before_the_chain_is_read() {
+        let end = r#"{"until_unix_seconds":30,"entries":1}"#;
+        let old = export(&[&header(1, FLEET), OLD_ENTRY, end]).unwrap();
+        assert_eq!((old.audit.len(), old.covered), (2, vec![window(10, 31)]), "the first says that it is");
+        assert_eq!((old.audit[1].action.as_str(), old.audit[1].subject.as_str()), ("revoke", "x"));
+        assert!(matches!(export(&[&header(2, FLEET), OLD_ENTRY]), Err(BadAudit::Line { line: 2, .. })));
     }
 
     #[test]
     fn what_is_no_export_of_the_fleet_is_refused_by_name() {
-        let ours = header(1, FLEET);
+        let (ours, entry) = (header(2, FLEET), entry());
         assert!(matches!(export(&["x"]), Err(BadAudit::NotAnAudit { .. })));
         assert!(matches!(export(&[]), Err(BadAudit::NotAnAudit { .. })));
-        assert!(matches!(export(&[&header(2, FLEET)]), Err(BadAudit::OtherVersion { got: 2, .. })));
-        let other = header(1, FleetId::from_bytes([9; 16]));
+        assert!(matches!(export(&[&header(3, FLEET)]), Err(BadAudit::OtherVersion { got: 3, .. })));
+        let other = header(2, FleetId::from_bytes([9; 16]));
         assert!(matches!(export(&[&other]), Err(BadAudit::OtherFleet { .. })));
         assert!(matches!(export(&[&ours, "{}"]), Err(BadAudit::Line { line: 2, .. })));
         let end = r#"{"until_unix_seconds":30,"entries":2}"#;
-        assert!(matches!(export(&[&ours, ENTRY, end]), Err(BadAudit::Line { line: 3, .. })));
+        assert!(matches!(export(&[&ours, &entry, end]), Err(BadAudit::Line { line: 3, .. })));
         let end = r#"{"until_unix_seconds":30,"entries":0}"#;
-        assert!(matches!(export(&[&ours, end, ENTRY]), Err(BadAudit::Line { line: 3, .. })));
+        assert!(matches!(export(&[&ours, end, &entry]), Err(BadAudit::Line { line: 3, .. })));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use fleetkey_coordinator_core::{
-    CommandError, Coordinator, DeviceRecord, Event, GroupStatus, MemberRecord, Policy, Status,
+    Actor, CommandError, Coordinator, DeviceRecord, Event, GroupStatus, MemberRecord, Policy, Status,
 };
 use fleetkey_wire::error::Named;
 use fleetkey_wire::{DeviceId, GroupId, KeyEpoch, Now};
@@ -21,6 +21,7 @@ use crate::stats::{Counts, Stats};
 /// A command's answer comes when its transaction is committed.
 #[derive(Clone)]
 pub struct ServiceHandle {
+    pub(crate) actor: Actor,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) feed: PolicyFeed,
@@ -31,6 +32,12 @@ pub struct ServiceHandle {
 }
 
 impl ServiceHandle {
+    /// The same, for somebody else: what is commanded through it the audit log tells as theirs.
+    #[must_use]
+    pub fn acting_as(&self, actor: Actor) -> Self {
+        Self { actor, ..self.clone() }
+    }
+
     /// Enrols a device: from now on it may be in groups.
     ///
     /// # Errors
@@ -199,8 +206,9 @@ impl ServiceHandle {
         + 'static,
     ) -> Result<T, CommandFailed> {
         let (tell, told) = oneshot::channel();
+        let actor = self.actor.clone();
         let decide = Box::new(move |coordinator: &mut Coordinator, now: Now, rng: &mut dyn CryptoRngCore| {
-            let decided = decide(coordinator, now, rng);
+            let decided = coordinator.acting_for(actor, now, |coordinator| decide(coordinator, now, rng));
             let answer: Answer = Box::new(move |committed| {
                 let answer = match (decided, committed) {
                     (Err(refused), _) => Err(CommandFailed::Refused(refused)),

@@ -1,23 +1,25 @@
 //! The HTTP API: commands and questions as JSON, the policy stream, metrics, health.
 //!
-//! Everything under `/v1` wants a bearer token: the operator's for all of it, a broker's for `/v1/policy` alone.
-//! `/metrics`, `/healthz`, `/readyz` and `/crl` are open to whoever reaches the port, and say nothing of keys.
+//! Who may ask what is one table, in `routes`. Everything under `/v1` wants a bearer token: an operator's, or a broker's
+//! for `/v1/policy` alone.
 
 mod answers;
 mod auth;
 mod ca;
+mod caller;
 mod device;
 mod enrolment;
 mod group;
 mod keep;
+mod operators;
 mod policy;
+mod routes;
 
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::middleware;
-use axum::routing::{get, post};
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -29,6 +31,10 @@ use crate::revocations::RevocationLists;
 pub use answers::ApiError;
 pub use auth::{BadToken, Token};
 pub use keep::Keep;
+pub use routes::{Need, Route, routes};
+
+use caller::Asked;
+use routes::{Entry, table};
 
 /// What the API is made of.
 pub struct Api {
@@ -38,7 +44,7 @@ pub struct Api {
     pub authority: Option<Arc<Authority>>,
     /// The revocation list; none without an authority.
     pub lists: Option<RevocationLists>,
-    /// Opens everything.
+    /// Root's: opens everything.
     pub operator_token: Token,
     /// Opens the policy stream.
     pub broker_token: Token,
@@ -54,54 +60,19 @@ type Shared = State<Arc<Api>>;
 /// The API as a router.
 pub fn router(api: Api) -> Router {
     let api = Arc::new(api);
-    let operator = Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/devices", get(device::list).post(device::provision))
-        .route("/v1/devices/adopt", post(device::adopt))
-        .route("/v1/devices/{device}", get(device::show))
-        .route("/v1/devices/{device}/release", post(device::release))
-        .route("/v1/devices/{device}/certify", post(device::certify))
-        .route("/v1/devices/{device}/label", post(enrolment::label))
-        .route("/v1/ca", get(ca::list))
-        .route("/v1/ca/{ca}/retire", post(ca::retire))
-        .route("/v1/claims", get(enrolment::claims).post(enrolment::create_claim))
-        .route("/v1/claims/{claim}/end", post(enrolment::end_claim))
-        .route("/v1/requests", get(enrolment::requests))
-        .route("/v1/requests/{device}/approve", post(enrolment::approve))
-        .route("/v1/requests/{device}/deny", post(enrolment::deny))
-        .route("/v1/requests/{device}/forget", post(enrolment::forget))
-        .route("/v1/revoke", post(device::revoke))
-        .route("/v1/groups", get(group::list).post(group::create))
-        .route("/v1/groups/{group}", get(group::show))
-        .route("/v1/groups/{group}/members", get(group::members))
-        .route("/v1/groups/{group}/add", post(group::add))
-        .route("/v1/groups/{group}/select", post(group::select))
-        .route("/v1/groups/{group}/remove", post(group::remove))
-        .route("/v1/groups/{group}/psk", post(group::psk))
-        .route("/v1/groups/{group}/rekey", post(group::rekey))
-        .route("/v1/groups/{group}/rotate", post(group::rotate))
-        .route("/v1/backup", get(keep::backup))
-        .route("/v1/audit", get(keep::audit))
-        .route("/v1/doctor", get(keep::doctor))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::operator));
-    let broker = Router::new()
-        .route("/v1/policy", get(policy::stream))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::broker));
-    Router::new()
-        .merge(operator)
-        .merge(broker)
-        .route("/crl", get(enrolment::revocation_list))
-        .route("/crl/{ca}", get(enrolment::revocation_list_of))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(health))
-        .route("/readyz", get(readiness))
+    table()
+        .into_iter()
+        .fold(Router::new(), |router, Entry { route, handler }| {
+            let need = (api.clone(), route.need);
+            router.route(route.path, handler.route_layer(middleware::from_fn_with_state(need, caller::check)))
+        })
         .fallback(answers::not_found)
         .method_not_allowed_fallback(answers::method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .with_state(api)
 }
 
-async fn status(State(api): Shared) -> Result<Json<StatusView>, ApiError> {
+async fn status(api: Asked) -> Result<Json<StatusView>, ApiError> {
     Ok(Json(StatusView {
         coordinator: api.service.status().await?,
         broker_connected: api.service.is_connected(),

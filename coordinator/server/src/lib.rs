@@ -46,7 +46,7 @@ pub use bundle::{check_bundle_directory, write_bundle};
 pub use cas::{CaFiles, Cas, RetiredCa};
 pub use clock::unix_seconds;
 pub use engine::CommandFailed;
-pub use evidence::{AUDIT_VERSION, AuditEnd, AuditHeader, BadAudit};
+pub use evidence::{AUDIT_VERSION, AuditEnd, AuditHeader, BadAudit, ExportedAudit, read_audit};
 pub use examine::{ExamineError, examine};
 pub use feed::{PolicyFeed, PolicyStream};
 pub use fleet::{FIRST_GENERATION, Fleet, Party};

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use fleetkey_coordinator_core::CommandError;
 use fleetkey_coordinator_core::enrolment::{
     Application, EnrolRefused, Enrolment, Proof, ShownClaim, Verdict,
 };
+use fleetkey_coordinator_core::{Actor, CommandError};
 use fleetkey_est::{About, Answer, Applicant, Refusal, Registrar, Way};
 use fleetkey_identity::{Identity, KeyId, Role, SigningRequest};
 use fleetkey_wire::DeviceId;
@@ -98,7 +98,8 @@ impl Registrar for EstRegistrar {
 
 impl EstRegistrar {
     async fn issue(&self, device: DeviceId, public_key: &[u8; 32]) -> Result<Answer, Refusal> {
-        match self.authority.issue(&self.service, device, public_key).await {
+        let service = self.service.acting_as(Actor::Device(device));
+        match self.authority.issue(&service, device, public_key).await {
             Ok(chain) => Ok(Answer::Issued(chain)),
             Err(AuthorityError::Command(command)) => Err(failed(command)),
             Err(AuthorityError::Issue(error)) => {

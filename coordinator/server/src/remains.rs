@@ -6,9 +6,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use fleetkey_coordinator_core::audit;
 use fleetkey_coordinator_core::records::{AuditRecord, GroupRecord, IssuedRecord, MetaRecord, Record};
 use fleetkey_coordinator_core::restore::Revocation;
-use fleetkey_coordinator_core::{DeviceRecord, MemberRecord, Row, Standing};
+use fleetkey_coordinator_core::{DeviceRecord, MemberRecord, Row, Standing, Table};
 use rusqlite::{Connection, OpenFlags};
 use zeroize::Zeroizing;
 
@@ -71,7 +72,10 @@ pub(crate) fn read(path: &Path) -> Result<Remains, OpenError> {
             }
         }
     }
-    remains.audit = remains.records(&connection);
+    let (rows, is_all) = rows(&connection, AuditRecord::TABLE);
+    let (audit, is_readable) = audit::read_any(&rows);
+    remains.audit = audit;
+    remains.is_whole &= is_all && is_readable;
     // What is lost of these is no loss: they only show until when it lived, and how far it had come.
     let is_whole = remains.is_whole;
     for group in remains.records::<GroupRecord>(&connection) {
@@ -95,22 +99,25 @@ impl Remains {
 
     /// The records of a table, up to where it cannot be read any further.
     fn records<R: Record>(&mut self, connection: &Connection) -> Vec<R> {
-        let mut records = Vec::new();
-        let read = connection
-            .prepare(&format!("SELECT key, value FROM {} ORDER BY key", R::TABLE.name()))
-            .and_then(|mut statement| {
-                let mut rows = statement.query([])?;
-                while let Some(row) = rows.next()? {
-                    let value: Vec<u8> = row.get(1)?;
-                    let row = Row { table: R::TABLE, key: row.get(0)?, value: Zeroizing::new(value) };
-                    match R::read(&row) {
-                        Ok(record) => records.push(record),
-                        Err(_) => self.is_whole = false,
-                    }
-                }
-                Ok(())
-            });
-        self.is_whole &= read.is_ok();
+        let (rows, is_all) = rows(connection, R::TABLE);
+        let records: Vec<R> = rows.iter().filter_map(|row| R::read(row).ok()).collect();
+        self.is_whole &= is_all && records.len() == rows.len();
         records
     }
+}
+
+/// The rows of a table, up to where it cannot be read any further, and whether that is its end.
+fn rows(connection: &Connection, table: Table) -> (Vec<Row>, bool) {
+    let mut found = Vec::new();
+    let read = connection.prepare(&format!("SELECT key, value FROM {} ORDER BY key", table.name())).and_then(
+        |mut statement| {
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let value: Vec<u8> = row.get(1)?;
+                found.push(Row { table, key: row.get(0)?, value: Zeroizing::new(value) });
+            }
+            Ok(())
+        },
+    );
+    (found, read.is_ok())
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fleetkey_coordinator_core::{LoadError, Setup, Store};
+use fleetkey_coordinator_core::{Actor, LoadError, Setup, Store};
 use fleetkey_mqtt::{BadOptions, Options};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle as Task;
@@ -150,7 +150,8 @@ pub(crate) async fn wire(
     let (told, first_load) = oneshot::channel();
     let thread = engine::start(engine, ports, (outgoing_queue, is_connected.clone()), told)?;
     let cpu = first_load.await.map_err(|_| StartError::Ended)??;
-    let handle = ServiceHandle { commands, events, feed, counts, cpu, is_loaded, is_connected };
+    let actor = Actor::Coordinator;
+    let handle = ServiceHandle { actor, commands, events, feed, counts, cpu, is_loaded, is_connected };
     Ok(Wired { handle, stop, thread, ups, sent, outgoing, connected })
 }
 

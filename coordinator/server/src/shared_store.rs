@@ -142,7 +142,8 @@ impl fmt::Debug for StoreReader {
 #[cfg(test)]
 mod tests {
     use fleetkey_coordinator_core::MemoryStore;
-    use fleetkey_coordinator_core::records::MetaRecord;
+    use fleetkey_coordinator_core::audit::AuditHead;
+    use fleetkey_coordinator_core::records::{Deed, MetaRecord};
 
     use super::*;
 
@@ -151,13 +152,14 @@ mod tests {
         let mut store = SharedStore::new(MemoryStore::default());
         let reader = store.reader();
         assert_eq!(reader.last_step().unwrap().unix_seconds, None);
-        let entry = AuditRecord {
+        let deed = Deed {
             unix_seconds: 1,
-            number: 2,
+            who: "ops1".into(),
             action: "revoke".into(),
             subject: String::new(),
             detail: String::new(),
         };
+        let entry = AuditRecord::following(AuditHead::default(), deed);
         store.commit(&[MetaRecord::new(7).put(), entry.put()]).unwrap();
         let last = reader.last_step().unwrap();
         assert_eq!((last.transactions, last.rows, last.command.as_deref()), (1, 2, Some("revoke")));

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fleetkey_coordinator_core::audit;
 use fleetkey_coordinator_core::{Row, Store, StoreError, Table, Write};
 use fleetkey_vault::{MasterKey, Vault, VaultError};
 use rand_core::OsRng;
@@ -21,7 +22,9 @@ pub(crate) const APPLICATION_ID: i32 = 0x666b_636f;
 
 /// The layout that this build writes and reads (`PRAGMA user_version`).
 pub const SCHEMA_VERSION: i32 = 4;
-/// The oldest layout that is brought up to date when it is opened: it lacks tables, and nothing else.
+/// The newest layout whose audit log is not chained.
+const UNCHAINED_SCHEMA_VERSION: i32 = 3;
+/// The oldest layout that is brought up to date when it is opened: it lacks tables besides.
 const OLDEST_SCHEMA_VERSION: i32 = 1;
 
 /// Statements kept prepared: a put and a delete for every table, and some.
@@ -136,7 +139,7 @@ impl SqliteStore {
         check_sentinel(path, &connection, &vault)?;
         let mut store = Self { connection, vault };
         if got < SCHEMA_VERSION {
-            store.bring_up_to_date().map_err(|error| failed(path, "bring it up to date", &error))?;
+            store.bring_up_to_date(path, got)?;
         }
         Ok(store)
     }
@@ -151,37 +154,28 @@ impl SqliteStore {
         transaction.commit()
     }
 
-    fn bring_up_to_date(&mut self) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
-        create_tables(&transaction)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        transaction.commit()
+    fn bring_up_to_date(&mut self, path: &Path, from: i32) -> Result<(), OpenError> {
+        let doing = "bring it up to date";
+        let sql = |error| failed(path, doing, &error);
+        let told =
+            |error: StoreError| OpenError::Failed { path: path.to_owned(), doing, why: error.to_string() };
+        let chains = if from <= UNCHAINED_SCHEMA_VERSION {
+            audit::migrated(&self.rows(Table::Meta).map_err(told)?, &self.rows(Table::Audit).map_err(told)?)
+                .map_err(told)?
+        } else {
+            Vec::new()
+        };
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Exclusive).map_err(sql)?;
+        create_tables(&transaction).map_err(sql)?;
+        write(&transaction, &self.vault, &chains).map_err(sql)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(sql)?;
+        transaction.commit().map_err(sql)
     }
 
     fn apply(&mut self, writes: &[Write]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for Write { table, key, value } in writes {
-            let name = table.name();
-            match value {
-                Some(value) => {
-                    let mut put = transaction.prepare_cached(&format!(
-                        "INSERT INTO {name} (key, value) VALUES (?1, ?2) \
-                         ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-                    ))?;
-                    if table.is_secret() {
-                        let sealed = self.vault.seal(&mut OsRng, &location(*table, key), value);
-                        put.execute(params![key, sealed])?;
-                    } else {
-                        put.execute(params![key, &value[..]])?;
-                    }
-                }
-                None => {
-                    transaction
-                        .prepare_cached(&format!("DELETE FROM {name} WHERE key = ?1"))?
-                        .execute([key])?;
-                }
-            }
-        }
+        write(&transaction, &self.vault, writes)?;
         transaction.commit()
     }
 
@@ -254,6 +248,30 @@ impl std::fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SqliteStore").field("path", &self.connection.path()).finish_non_exhaustive()
     }
+}
+
+fn write(transaction: &Transaction<'_>, vault: &Vault, writes: &[Write]) -> rusqlite::Result<()> {
+    for Write { table, key, value } in writes {
+        let name = table.name();
+        match value {
+            Some(value) => {
+                let mut put = transaction.prepare_cached(&format!(
+                    "INSERT INTO {name} (key, value) VALUES (?1, ?2) \
+                     ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+                ))?;
+                if table.is_secret() {
+                    let sealed = vault.seal(&mut OsRng, &location(*table, key), value);
+                    put.execute(params![key, sealed])?;
+                } else {
+                    put.execute(params![key, &value[..]])?;
+                }
+            }
+            None => {
+                transaction.prepare_cached(&format!("DELETE FROM {name} WHERE key = ?1"))?.execute([key])?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Every table that is not there yet.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use fleetkey_coordinator::SqliteStore;
-use fleetkey_coordinator_core::records::{GroupRecord, KeyRecord, MetaRecord, Record};
-use fleetkey_coordinator_core::{DeviceRecord, Standing, Store, Superseded};
+use fleetkey_coordinator_core::records::{AuditRecord, GroupRecord, KeyRecord, MetaRecord, Record};
+use fleetkey_coordinator_core::{DeviceRecord, Row, Standing, Store, Superseded, Table, Write};
 use fleetkey_vault::MasterKey;
 use fleetkey_wire::{DeviceId, KeyEpoch};
 use serde_json::Value;
@@ -22,6 +22,10 @@ fn text(path: &Path) -> &str {
 impl Home {
     fn beside(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    fn rows(&self, table: Table) -> Vec<Row> {
+        self.store().rows(table).unwrap()
     }
 
     /// `fleetkey restore` with the fleet's settings.
@@ -354,13 +358,21 @@ fn the_audit_log_is_exported_in_pages_from_any_time_on() {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     let all = lines(&[]);
-    assert_eq!(all[0]["fleetkey_audit"].as_u64(), Some(1));
+    assert_eq!(all[0]["fleetkey_audit"].as_u64(), Some(2));
     assert_eq!(all[0]["since_unix_seconds"].as_u64(), Some(0));
     assert_eq!(all[1]["action"], "create_group");
     assert_eq!((all.len(), all[4]["entries"].as_u64()), (5, Some(3)));
     assert!(all[4]["until_unix_seconds"].as_u64() > Some(1_700_000_000));
     let none = lines(&["--since", "2100-01-01T00:00:00Z"]);
     assert_eq!((none.len(), none[1]["entries"].as_u64()), (2, Some(0)));
+    let shown = serving.ok(&["audit"]);
+    assert!(shown.contains("     1  20") && shown.contains("Z  root  create_group  "), "{shown}");
+    assert_eq!(shown.lines().count(), 3);
+    let told = serving.ok(&["audit", "--json"]);
+    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told, all[1..4], "one line an entry, with the hashes");
+    assert_eq!(told[1]["previous"], told[0]["hash"]);
+    assert_eq!(told[0]["hash"].as_str().unwrap().len(), 64);
     let wrong = run(&mut serving.command(&["audit", "export", "--since", "yesterday"]));
     assert_eq!(wrong.status.code(), Some(2));
     serving.stop();
@@ -393,4 +405,108 @@ fn the_published_list_tells_who_was_revoked_after_the_backup() {
     let devices = serving.ok(&["device", "list"]);
     assert!(devices.contains("named by the published revocation list"), "{devices}");
     assert!(serving.ok(&["device", "show", &kept.to_string()]).contains("enrolled"));
+}
+
+/// An exported log in which the lines of its entries are other ones.
+fn tampered(path: &Path, change: impl FnOnce(&mut Vec<String>)) {
+    let text = fs::read_to_string(path).unwrap();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    change(&mut lines);
+    fs::write(path, lines.join("\n")).unwrap();
+}
+
+#[test]
+fn what_was_done_to_an_exported_log_is_named_without_a_service() {
+    let home = Home::with_fleet();
+    let serving = home.serve();
+    for n in 1..=5 {
+        serving.ok(&["group", "create", &format!("pumps-{n}")]);
+    }
+    let verified = serving.json(&["audit", "verify"]);
+    assert_eq!((verified["entries"].as_u64(), verified["first"].as_u64()), (Some(5), Some(1)));
+    let noted = format!("5:{}", verified["head"]["hash"].as_str().unwrap());
+    let shown = serving.ok(&["audit", "verify"]);
+    assert!(shown.contains("5 entries, each following the one before") && shown.contains(&noted), "{shown}");
+    let audit = home.beside("audit.jsonl");
+    serving.ok(&["audit", "export", "--out", text(&audit)]);
+    let since = home.beside("since.jsonl");
+    serving.ok(&["audit", "export", "--since", "2020-01-01T00:00:00Z", "--out", text(&since)]);
+    serving.ok(&["group", "create", "later"]);
+    serving.ok(&["audit", "verify", "--expect", &noted]);
+    let wrong = serving.failure(&["audit", "verify", "--expect", &format!("4:{}", "00".repeat(32))]);
+    assert!(wrong.contains("entry 4 has the hash") && wrong.contains("written anew"), "{wrong}");
+    serving.stop();
+
+    // From here on nobody answers: the file alone tells.
+    let verify = |path: &Path, further: &[&str]| {
+        let mut command = fleetkey();
+        command.args(["audit", "verify", text(path)]).args(further);
+        run(&mut command)
+    };
+    ok(&verify(&audit, &["--expect", &noted]));
+    ok(&verify(&since, &["--expect", &noted]));
+    let good = fs::read(&audit).unwrap();
+    type Change = fn(&mut Vec<String>);
+    let changes: [(Change, &str); 7] = [
+        (|lines| lines[3] = lines[3].replace("pumps-3", "pumps-9"), "entry 3 was changed"),
+        (|lines| lines[3] = lines[3].replace("\"root\"", "\"ops1\""), "entry 3 was changed"),
+        (|lines| drop(lines.remove(3)), "entry 3 is missing"),
+        (|lines| lines.swap(3, 4), "entry 4 is out of order: it stands before entry 3"),
+        (|lines| lines.insert(4, lines[3].clone()), "entry 3 is there twice"),
+        (|lines| lines[4] = lines[5].clone(), "entry 4 is missing"),
+        (|lines| drop(lines.remove(5)), "ends with entry 4, and says that it holds 5"),
+    ];
+    for (change, named) in changes {
+        fs::write(&audit, &good).unwrap();
+        tampered(&audit, change);
+        let refused = failure(&verify(&audit, &[]));
+        assert!(refused.contains(named), "{named}: {refused}");
+    }
+    fs::write(&audit, &good).unwrap();
+    tampered(&audit, |lines| {
+        lines.remove(5);
+        lines[5] = lines[5].replace("\"entries\":5", "\"entries\":4");
+    });
+    ok(&verify(&audit, &[]));
+    let cut = failure(&verify(&audit, &["--expect", &noted]));
+    assert!(cut.contains("the log ends at 4:") && cut.contains("its end was cut off"), "{cut}");
+}
+
+#[test]
+fn what_was_done_to_the_stored_log_is_found_by_doctor_and_verify() {
+    let home = Home::with_fleet();
+    let serving = home.serve();
+    for n in 1..=5 {
+        serving.ok(&["group", "create", &format!("pumps-{n}")]);
+    }
+    serving.stop();
+    assert_eq!(home.doctor(), (Some(0), serde_json::json!({ "findings": [] })));
+    let good = home.rows(Table::Audit);
+    let delete = |at: usize| Write { table: Table::Audit, key: good[at].key.clone(), value: None };
+    let mut forged = AuditRecord::read(&good[2]).unwrap();
+    forged.who = "ops1".into();
+    let anew = AuditRecord::following(AuditRecord::read(&good[1]).unwrap().head(), forged.deed());
+    for (write, named) in [
+        (delete(2), "entry 3 is missing"),
+        (delete(4), "entry 5 is missing"),
+        (forged.put(), "entry 3 was changed"),
+        (anew.put(), "entry 3 was changed"),
+    ] {
+        home.store().commit(&[write]).unwrap();
+        let (code, findings) = home.doctor();
+        let finding = &findings["findings"][0];
+        assert_eq!((code, finding["name"].as_str()), (Some(1), Some("audit_broken")), "{named}: {findings}");
+        assert!(finding["detail"].as_str().unwrap().contains(named), "{findings}");
+        // It goes on all the same, after the head that it remembers.
+        let serving = home.serve();
+        let refused = serving.failure(&["audit", "verify"]);
+        assert!(refused.contains(named), "{refused}");
+        serving.stop();
+        let back: Vec<Write> = good
+            .iter()
+            .map(|row| Write { table: row.table, key: row.key.clone(), value: Some(row.value.clone()) })
+            .collect();
+        home.store().commit(&back).unwrap();
+    }
+    assert_eq!(home.doctor().0, Some(0), "or this test would prove nothing");
 }

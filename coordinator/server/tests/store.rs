@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use fleetkey_coordinator::{OpenError, SCHEMA_VERSION, SharedStore, SqliteStore};
+use fleetkey_coordinator_core::records::{AuditRecord, MetaRecord, OldAuditRecord, Record};
 use fleetkey_coordinator_core::{Coordinator, Store, StoreError, Table, Write, conformance};
 use fleetkey_vault::MasterKey;
 use rand_core::OsRng;
@@ -188,19 +189,38 @@ fn a_later_schema_is_refused_with_its_version() {
 #[test]
 fn a_database_of_an_older_layout_is_brought_up_to_date() {
     let later = [
-        "DROP TABLE psk;",
+        "DROP TABLE psk; DROP TABLE operator;",
         "DROP TABLE certificate; DROP TABLE claim; DROP TABLE request;",
         "DROP TABLE issued;",
     ];
     for version in [3, 2, 1] {
         let place = Place::new();
         let mut store = place.create();
-        store.commit(&[put(Table::Device, b"k", b"v")]).unwrap();
+        let old = [1, 2].map(|number| OldAuditRecord {
+            unix_seconds: 1_800_000_000,
+            number,
+            action: "rekey".into(),
+            subject: format!("group-{number}"),
+            detail: String::new(),
+        });
+        store.commit(&[put(Table::Device, b"k", b"v"), old[1].put(), old[0].put()]).unwrap();
         drop(store);
         let lacking = later[..=(3 - version)].concat();
         place.tamper(&format!("{lacking} PRAGMA user_version = {version}"));
         let mut store = place.open().unwrap();
-        for table in [Table::Issued, Table::Certificate, Table::Claim, Table::Request, Table::Psk] {
+        let log: Vec<AuditRecord> =
+            store.rows(Table::Audit).unwrap().iter().map(|row| AuditRecord::read(row).unwrap()).collect();
+        let told: Vec<(u64, &str)> =
+            log.iter().map(|entry| (entry.sequence, entry.subject.as_str())).collect();
+        assert_eq!(told, [(1, "audit"), (2, "group-1"), (3, "group-2")], "chained, and says so first");
+        let meta = MetaRecord::read(&store.rows(Table::Meta).unwrap()[0]).unwrap();
+        assert_eq!(meta.audit, log[2].head());
+        drop(store);
+        let mut store = place.open().unwrap();
+        assert_eq!(store.count(Table::Audit).unwrap(), 3, "once");
+        for table in
+            [Table::Issued, Table::Certificate, Table::Claim, Table::Request, Table::Psk, Table::Operator]
+        {
             store.commit(&[put(table, b"k", b"v")]).unwrap();
             assert_eq!(store.rows(table).unwrap().len(), 1, "{}", table.name());
         }

@@ -81,13 +81,15 @@ pub enum Kind {
     FutureStamp,
     /// A group asks for a pre-shared key whose secret is not here.
     PskNotInstalled,
+    /// An entry of the audit log is missing, or is not what was entered.
+    AuditBroken,
     /// This database was made from a backup.
     Restored,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::UnreadableRow,
         Self::MetaMissing,
         Self::OrphanedRow,
@@ -113,15 +115,19 @@ impl Kind {
         Self::Quarantined,
         Self::FutureStamp,
         Self::PskNotInstalled,
+        Self::AuditBroken,
         Self::Restored,
     ];
 
     /// How grave it is.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::Superseded | Self::Quarantined | Self::FutureStamp | Self::PskNotInstalled => {
-                Severity::Attention
-            }
+            // The fleet's keys do not hang on the log.
+            Self::Superseded
+            | Self::Quarantined
+            | Self::FutureStamp
+            | Self::PskNotInstalled
+            | Self::AuditBroken => Severity::Attention,
             Self::Restored => Severity::Notice,
             Self::UnreadableRow
             | Self::MetaMissing
@@ -176,6 +182,7 @@ impl Kind {
             }
             Self::FutureStamp => "the clock was set back, or ran ahead: deadlines are counted from now on",
             Self::PskNotInstalled => "no device can be added to the group, and none can come back",
+            Self::AuditBroken => "somebody changed the database behind the coordinator's back",
             Self::Restored => "members come in anew, and devices enrolled after the backup are not known",
         }
     }
@@ -195,6 +202,9 @@ impl Kind {
             Self::FutureStamp => "check the host's clock; nothing to mend here",
             Self::PskNotInstalled => {
                 "install the key that the devices hold: `fleetkey group psk GROUP FILE`; a new one, if it is lost"
+            }
+            Self::AuditBroken => {
+                "keep a copy of the database, and find out who could write to it; exports show what the log said"
             }
             Self::Restored => "nothing; `fleetkey status` shows who is not back",
             Self::LeafWithoutMember | Self::WrongLeafKey | Self::RevokedPresent | Self::TwoCommitments => {
@@ -249,6 +259,7 @@ impl Named for Kind {
             Self::Quarantined => "quarantined",
             Self::FutureStamp => "future_stamp",
             Self::PskNotInstalled => "psk_not_installed",
+            Self::AuditBroken => "audit_broken",
             Self::Restored => "restored",
         }
     }

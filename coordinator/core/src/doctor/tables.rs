@@ -8,8 +8,8 @@ use super::Examination;
 use super::finding::Kind;
 use crate::records::{
     AuditRecord, CellRecord, CertificateRecord, ClaimRecord, CommitRecord, DeviceRecord, GroupRecord,
-    IssuedRecord, KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, OutboxRecord, PskRecord, Record,
-    RequestRecord, WelcomeRecord,
+    IssuedRecord, KeyPackageRecord, KeyRecord, MemberRecord, MetaRecord, OperatorRecord, OutboxRecord,
+    PskRecord, Record, RequestRecord, WelcomeRecord,
 };
 use crate::store::{Store, StoreError};
 
@@ -59,6 +59,7 @@ impl Tables {
         }
         records::<ClaimRecord>(store, found)?;
         records::<RequestRecord>(store, found)?;
+        records::<OperatorRecord>(store, found)?;
         for commit in records::<CommitRecord>(store, found)? {
             tables.commits.entry(commit.cell).or_default().push(commit);
         }

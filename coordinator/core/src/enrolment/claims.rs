@@ -1,11 +1,9 @@
 //! Claims: pre-shared secrets that let devices in, kept as digests alone.
 
-use std::fmt;
 use std::str::FromStr;
 
 use fleetkey_wire::Now;
 use rand_core::CryptoRngCore;
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -15,36 +13,13 @@ use crate::coordinator::Coordinator;
 use crate::error::CommandError;
 use crate::labels::Labels;
 use crate::records::{ClaimId, ClaimRecord, Origin};
+use crate::secret::ShownSecret;
 
 /// Longest note, in bytes.
 const MAX_NOTE_BYTES: usize = 256;
 
-/// What a claim's holder keeps: 32 random bytes, written as hex. Never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ClaimSecret(Zeroizing<[u8; 32]>);
-
-impl ClaimSecret {
-    /// As hex, to be handed out once.
-    pub fn reveal(&self) -> Zeroizing<String> {
-        let mut text = Zeroizing::new(String::with_capacity(64));
-        for byte in self.0.iter() {
-            for digit in [byte >> 4, byte & 15] {
-                text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-            }
-        }
-        text
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.0.as_ref()).into()
-    }
-}
-
-impl fmt::Debug for ClaimSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClaimSecret((redacted))")
-    }
-}
+/// What a claim's holder keeps.
+pub type ClaimSecret = ShownSecret;
 
 /// A claim as it is shown: `id:secret`, both in hex.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,16 +42,8 @@ impl ShownClaim {
     /// [`BadShownClaim`].
     pub fn of_parts(id: &str, secret: &str) -> Result<Self, BadShownClaim> {
         let id = id.parse().map_err(|_| BadShownClaim)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let mut bytes = Zeroizing::new([0; 32]);
-        if secret.len() != 64 {
-            return Err(BadShownClaim);
-        }
-        for (byte, pair) in bytes.iter_mut().zip(secret.as_bytes().chunks(2)) {
-            let (Some(high), Some(low)) = (digit(pair[0]), digit(pair[1])) else { return Err(BadShownClaim) };
-            *byte = high << 4 | low;
-        }
-        Ok(Self { id, secret: ClaimSecret(bytes) })
+        let secret = secret.parse().map_err(|_| BadShownClaim)?;
+        Ok(Self { id, secret })
     }
 
     /// As it is handed out: with this, whoever holds it is let in.
@@ -132,12 +99,12 @@ impl Coordinator {
         if note.len() > MAX_NOTE_BYTES || note.chars().any(char::is_control) {
             return bad("its note has at most 256 bytes, and no control characters");
         }
+        self.check_labels(&labels)?;
         self.sweep_claims(now);
         if self.desk.claims.len() >= MAX_CLAIMS {
             return Err(CommandError::TooManyClaims);
         }
-        let mut secret = ClaimSecret(Zeroizing::new([0; 32]));
-        rng.fill_bytes(secret.0.as_mut());
+        let secret = ClaimSecret::random(rng);
         let record = ClaimRecord {
             id: ClaimId::random(rng),
             note,
@@ -161,6 +128,7 @@ impl Coordinator {
     /// # Errors
     /// [`CommandError::UnknownClaim`].
     pub fn end_claim(&mut self, id: ClaimId, now: Now) -> Result<(), CommandError> {
+        self.check_labels(&self.desk.claims.get(&id).ok_or(CommandError::UnknownClaim(id))?.labels)?;
         let claim = self.desk.claims.remove(&id).ok_or(CommandError::UnknownClaim(id))?;
         self.context.delete(&claim);
         self.context.audit(now, "end_claim", id, format!("{} of {} used", claim.used, claim.uses));

@@ -1,16 +1,13 @@
-//! `fleetkey backup`, `fleetkey restore`, `fleetkey audit`.
+//! `fleetkey backup`, `fleetkey restore`.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
-use fleetkey_coordinator::api::{AuditPage, BACKUP_HEADER, BackupSummary};
+use clap::Args;
+use fleetkey_coordinator::api::{BACKUP_HEADER, BackupSummary};
 use fleetkey_coordinator::config::Config;
-use fleetkey_coordinator::{
-    AUDIT_VERSION, AuditEnd, AuditHeader, RestoreDone, RestoreFrom, RestoreOptions, inspect_backup, when,
-    write_private,
-};
+use fleetkey_coordinator::{RestoreDone, RestoreFrom, RestoreOptions, inspect_backup, when, write_private};
 
 use super::client::{Client, ClientOptions};
 use super::show;
@@ -174,74 +171,4 @@ fn print(out: &mut impl Write, done: &RestoreDone) -> anyhow::Result<()> {
     }
     writeln!(out, "make sure that no other copy of this coordinator runs; then: fleetkey serve")?;
     Ok(())
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AuditCommand {
-    Export(Export),
-}
-
-/// Write the audit log as lines of JSON, to be kept outside the backups.
-///
-/// The first line names the fleet and from when on the log is told, the last one until when. `fleetkey restore` reads
-/// it with --audit.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  fleetkey audit export > audit.jsonl
-  fleetkey audit export --since 2027-01-15T08:00:00Z --out /mnt/elsewhere/audit.jsonl")]
-pub(crate) struct Export {
-    /// From when on: RFC 3339, or seconds since 1970.
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = time)]
-    since: u64,
-    /// The file to write, instead of standard output. It is complete when this ends, or not there.
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-    /// Write over a file that exists.
-    #[arg(long, requires = "out")]
-    force: bool,
-}
-
-fn time(text: &str) -> Result<u64, String> {
-    when::parse(text)
-        .ok_or_else(|| "neither RFC 3339, such as 2027-01-15T08:00:00Z, nor seconds since 1970".into())
-}
-
-impl AuditCommand {
-    pub(crate) fn run(self, client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
-        let Self::Export(Export { since, out: file, force }) = self;
-        let Some(path) = file else { return export(client, since, out).map(drop) };
-        let mut lines = Vec::new();
-        let entries = export(client, since, &mut lines)?;
-        write_private(&path, &lines, force)?;
-        writeln!(out, "{}: {}", path.display(), show::entries(entries))?;
-        Ok(())
-    }
-}
-
-/// Writes page after page; how many entries there were.
-fn export(client: &Client, since: u64, out: &mut impl Write) -> anyhow::Result<usize> {
-    let mut line = |value: serde_json::Value| -> anyhow::Result<()> {
-        writeln!(out, "{value}")?;
-        Ok(())
-    };
-    let mut path = format!("/v1/audit?since={since}");
-    let mut entries = 0;
-    loop {
-        let page: AuditPage = serde_json::from_value(client.get(&path)?).context("read the answer")?;
-        if entries == 0 && !path.contains("after=") {
-            let header =
-                AuditHeader { fleetkey_audit: AUDIT_VERSION, fleet: page.fleet, since_unix_seconds: since };
-            line(serde_json::to_value(header)?)?;
-        }
-        for entry in &page.entries {
-            line(serde_json::to_value(entry)?)?;
-        }
-        entries += page.entries.len();
-        let Some(next) = page.next else {
-            let end = AuditEnd { until_unix_seconds: page.until_unix_seconds, entries };
-            line(serde_json::to_value(end)?)?;
-            return Ok(entries);
-        };
-        path = format!("/v1/audit?after={next}");
-    }
 }

@@ -6,7 +6,8 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use fleetkey_coordinator_core::CommandError;
+use fleetkey_coordinator_core::records::OperatorRole;
+use fleetkey_coordinator_core::{CommandError, OutOfScope};
 use fleetkey_identity::{IssueError, Role};
 use fleetkey_wire::error::Named;
 use serde::de::DeserializeOwned;
@@ -24,6 +25,17 @@ pub enum ApiError {
     /// No token, or one that does not open this.
     #[error("a bearer token is needed that opens this")]
     Unauthorized,
+    /// A role that is not enough.
+    #[error("this needs the role {needed}, and you have {has}")]
+    RoleMissing {
+        /// The role that is enough.
+        needed: OperatorRole,
+        /// The caller's.
+        has: OperatorRole,
+    },
+    /// A scope that is not enough.
+    #[error("{}", OutOfScope::Fleet)]
+    ScopeMissing,
     /// There is nothing at this path.
     #[error("there is nothing at this path")]
     NotFound,
@@ -87,6 +99,8 @@ impl Named for ApiError {
     fn name(&self) -> &'static str {
         match self {
             Self::Unauthorized => "unauthorized",
+            Self::RoleMissing { .. } => "role_missing",
+            Self::ScopeMissing => "out_of_scope",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::TooLarge => "too_large",
@@ -114,6 +128,7 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::RoleMissing { .. } | Self::ScopeMissing => StatusCode::FORBIDDEN,
             Self::NotFound
             | Self::UnknownDevice(_)
             | Self::UnknownGroup(_)
@@ -148,12 +163,16 @@ fn status_of(refused: &CommandError) -> StatusCode {
         CommandError::UnknownDevice(_)
         | CommandError::UnknownGroup(_)
         | CommandError::NoRequest(_)
+        | CommandError::UnknownOperator(_)
         | CommandError::UnknownClaim(_) => StatusCode::NOT_FOUND,
+        CommandError::NotAnOperator(_) => StatusCode::UNAUTHORIZED,
+        CommandError::OutOfScope(_) => StatusCode::FORBIDDEN,
         CommandError::BadName(_)
         | CommandError::BadDeadline { .. }
         | CommandError::ReasonTooLong { .. }
         | CommandError::BadKey { .. }
         | CommandError::BadClaim(_)
+        | CommandError::BadOperator(_)
         | CommandError::BadPolicy(_) => StatusCode::BAD_REQUEST,
         CommandError::AlreadyEnrolled(_)
         | CommandError::NameTaken(_)
@@ -168,6 +187,7 @@ fn status_of(refused: &CommandError) -> StatusCode {
         | CommandError::KeyInUse { .. }
         | CommandError::TooManyCertificates(_)
         | CommandError::TooManyClaims
+        | CommandError::TooManyOperators
         | CommandError::Superseded => StatusCode::CONFLICT,
         CommandError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -179,7 +199,10 @@ impl IntoResponse for ApiError {
         if !matches!(self, Self::Command(_)) {
             meter::request_refused(self.name());
         }
-        let body = ErrorBody { error: self.name().to_owned(), message: self.to_string() };
+        // Whoever was ended meanwhile is told what everybody is told whom nobody knows.
+        let is_ended = matches!(&self, Self::Command(CommandFailed::Refused(CommandError::NotAnOperator(_))));
+        let message = if is_ended { Self::Unauthorized.to_string() } else { self.to_string() };
+        let body = ErrorBody { error: self.name().to_owned(), message };
         (self.status(), Json(body)).into_response()
     }
 }

@@ -1,17 +1,10 @@
-//! Who may ask: bearer tokens (RFC 6750), compared in constant time.
+//! Bearer tokens (RFC 6750), compared in constant time. Leaves what they open to `caller`.
 
 use std::fmt;
-use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::header::AUTHORIZATION;
-use axum::middleware::Next;
-use axum::response::Response;
 use rand_core::CryptoRngCore;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
-
-use super::{Api, ApiError};
 
 /// Random bytes in a token of our own making.
 const TOKEN_BYTES: usize = 32;
@@ -57,7 +50,7 @@ impl Token {
         &self.0
     }
 
-    fn opens(&self, shown: &str) -> bool {
+    pub(super) fn opens(&self, shown: &str) -> bool {
         self.0.as_bytes().ct_eq(shown.as_bytes()).into()
     }
 }
@@ -66,31 +59,4 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token((redacted))")
     }
-}
-
-/// Lets operators pass.
-pub(super) async fn operator(
-    State(api): State<Arc<Api>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    check(&request, &[&api.operator_token])?;
-    Ok(next.run(request).await)
-}
-
-/// Lets brokers and operators pass.
-pub(super) async fn broker(
-    State(api): State<Arc<Api>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    check(&request, &[&api.broker_token, &api.operator_token])?;
-    Ok(next.run(request).await)
-}
-
-fn check(request: &Request, tokens: &[&Token]) -> Result<(), ApiError> {
-    let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let (scheme, shown) = shown.and_then(|value| value.split_once(' ')).ok_or(ApiError::Unauthorized)?;
-    let is_open = tokens.iter().fold(false, |open, token| open | token.opens(shown));
-    if scheme.eq_ignore_ascii_case("bearer") && is_open { Ok(()) } else { Err(ApiError::Unauthorized) }
 }

@@ -1,15 +1,15 @@
 //! `/v1/ca`: the CAs, what hangs on each, and the end of one.
 
 use axum::Json;
-use axum::extract::State;
 use fleetkey_identity::{FleetCa, KeyId};
 
+use super::Api;
 use super::answers::{ApiError, Body, Name};
-use super::{Api, Shared};
+use super::caller::Asked;
 use crate::api::{CaList, CaView, RetiredView, Retirement};
 use crate::authority::Authority;
 
-pub(super) async fn list(State(api): Shared) -> Result<Json<CaList>, ApiError> {
+pub(super) async fn list(api: Asked) -> Result<Json<CaList>, ApiError> {
     let authority = authority(&api)?;
     let cas = authority.cas();
     let mut former = Vec::new();
@@ -25,7 +25,7 @@ pub(super) async fn list(State(api): Shared) -> Result<Json<CaList>, ApiError> {
 }
 
 pub(super) async fn retire(
-    State(api): Shared,
+    api: Asked,
     Name(name): Name,
     Body(Retirement { force }): Body<Retirement>,
 ) -> Result<Json<RetiredView>, ApiError> {

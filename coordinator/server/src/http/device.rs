@@ -1,7 +1,6 @@
 //! `/v1/devices`, `/v1/revoke`.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
@@ -11,8 +10,8 @@ use fleetkey_identity::{Role, chain_from_pem, chain_to_pem};
 use fleetkey_wire::{DeviceId, Now};
 
 use super::answers::{ApiError, Body, Name};
+use super::caller::Asked;
 use super::enrolment::read_labels;
-use super::{Api, Shared};
 use crate::api::{
     Adoption, Certification, Certified, DeviceList, DeviceView, MembershipView, NewDevice, Revocation,
     Revoked,
@@ -20,12 +19,15 @@ use crate::api::{
 use crate::authority::{AuthorityError, NewIdentity};
 use crate::clock;
 
-pub(super) async fn list(State(api): Shared) -> Result<Json<DeviceList>, ApiError> {
+pub(super) async fn list(api: Asked) -> Result<Json<DeviceList>, ApiError> {
     let devices = api
         .service
         .query(|coordinator, now| {
-            let mut devices: Vec<_> =
-                coordinator.devices().map(|device| view(coordinator, device, now)).collect();
+            let mut devices: Vec<_> = coordinator
+                .devices()
+                .filter(|device| coordinator.sees_device(device.id))
+                .map(|device| view(coordinator, device, now))
+                .collect();
             devices.sort_by(|a, b| a.name.cmp(&b.name));
             devices
         })
@@ -33,13 +35,13 @@ pub(super) async fn list(State(api): Shared) -> Result<Json<DeviceList>, ApiErro
     Ok(Json(DeviceList { devices }))
 }
 
-pub(super) async fn show(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
+pub(super) async fn show(api: Asked, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
     let id = find_one(&api, name).await?;
     view_of(&api, id).await.map(Json)
 }
 
 pub(super) async fn provision(
-    State(api): Shared,
+    api: Asked,
     Body(NewDevice { name, id, public_key, labels }): Body<NewDevice>,
 ) -> Result<Response, ApiError> {
     let authority = api.authority.as_ref().ok_or(ApiError::NoAuthority)?;
@@ -62,7 +64,7 @@ fn read_public_key(text: &str) -> Result<[u8; 32], ApiError> {
 
 /// Enrols a device by its own certificate: one that this coordinator does not know, or knows no more.
 pub(super) async fn adopt(
-    State(api): Shared,
+    api: Asked,
     Body(Adoption { name, certificate }): Body<Adoption>,
 ) -> Result<Json<DeviceView>, ApiError> {
     let keep = api.keep.as_ref().ok_or(ApiError::NoDatabase)?;
@@ -99,7 +101,7 @@ pub(super) async fn adopt(
 
 /// A further certificate for a device that was away for longer than its own has lasted: same identity, same key.
 pub(super) async fn certify(
-    State(api): Shared,
+    api: Asked,
     Name(name): Name,
     Body(Certification { request }): Body<Certification>,
 ) -> Result<Json<Certified>, ApiError> {
@@ -120,14 +122,14 @@ fn not_issued(failed: AuthorityError) -> ApiError {
     }
 }
 
-pub(super) async fn release(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
+pub(super) async fn release(api: Asked, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
     let id = find_one(&api, name).await?;
     api.service.release(id).await?;
     view_of(&api, id).await.map(Json)
 }
 
 pub(super) async fn revoke(
-    State(api): Shared,
+    api: Asked,
     Body(Revocation { devices, reason, deadline_seconds }): Body<Revocation>,
 ) -> Result<Json<Revoked>, ApiError> {
     let devices = find(&api, devices).await?;
@@ -148,7 +150,7 @@ pub(super) async fn revoke(
 }
 
 /// The devices of these names or ids.
-pub(super) async fn find(api: &Api, names: Vec<String>) -> Result<Vec<DeviceId>, ApiError> {
+pub(super) async fn find(api: &Asked, names: Vec<String>) -> Result<Vec<DeviceId>, ApiError> {
     if names.is_empty() {
         return Err(ApiError::NoDevices);
     }
@@ -164,14 +166,17 @@ pub(super) async fn find(api: &Api, names: Vec<String>) -> Result<Vec<DeviceId>,
     Ok(found)
 }
 
-pub(super) async fn find_one(api: &Api, name: String) -> Result<DeviceId, ApiError> {
+pub(super) async fn find_one(api: &Asked, name: String) -> Result<DeviceId, ApiError> {
     Ok(find(api, vec![name]).await?[0])
 }
 
-pub(super) async fn view_of(api: &Api, id: DeviceId) -> Result<DeviceView, ApiError> {
+pub(super) async fn view_of(api: &Asked, id: DeviceId) -> Result<DeviceView, ApiError> {
     let view = api
         .service
-        .query(move |coordinator, now| Some(view(coordinator, coordinator.device(id)?, now)))
+        .decide(move |coordinator, now, _| {
+            coordinator.check_seen(id)?;
+            Ok(coordinator.device(id).map(|device| view(coordinator, device, now)))
+        })
         .await?;
     view.ok_or_else(|| ApiError::UnknownDevice(id.to_string()))
 }
@@ -185,7 +190,11 @@ fn view(coordinator: &Coordinator, device: &DeviceRecord, now: Now) -> DeviceVie
         origin: device.origin.to_string(),
         enrolled_unix_seconds: device.enrolled_unix_seconds,
         online: device.standing == Standing::Enrolled && coordinator.is_online(device.id, now),
-        groups: coordinator.groups_of(device.id).map(|member| membership(coordinator, member, now)).collect(),
+        groups: coordinator
+            .groups_of(device.id)
+            .filter(|member| coordinator.sees_group(member.group))
+            .map(|member| membership(coordinator, member, now))
+            .collect(),
     }
 }
 

@@ -11,24 +11,28 @@ use fleetkey_coordinator_core::{CommandError, Coordinator, Labels};
 use fleetkey_wire::{DeviceId, Now};
 use rand_core::CryptoRngCore;
 
+use super::Shared;
 use super::answers::{ApiError, Body, Name};
 use super::ca::read_id;
+use super::caller::Asked;
 use super::device::{find_one, view_of};
-use super::{Api, Shared};
 use crate::api::{
     ClaimList, ClaimView, DeviceView, LabelText, NewClaim, NewClaimSecret, RequestList, RequestView,
 };
 use crate::clock;
 
-pub(super) async fn claims(State(api): Shared) -> Result<Json<ClaimList>, ApiError> {
-    let claims = api.service.query(|coordinator, _| coordinator.claims().map(view).collect()).await?;
+pub(super) async fn claims(api: Asked) -> Result<Json<ClaimList>, ApiError> {
+    let claims = api
+        .service
+        .query(|coordinator, _| {
+            let seen = coordinator.claims().filter(|claim| coordinator.sees_labels(&claim.labels));
+            seen.map(view).collect()
+        })
+        .await?;
     Ok(Json(ClaimList { claims }))
 }
 
-pub(super) async fn create_claim(
-    State(api): Shared,
-    Body(new): Body<NewClaim>,
-) -> Result<Response, ApiError> {
+pub(super) async fn create_claim(api: Asked, Body(new): Body<NewClaim>) -> Result<Response, ApiError> {
     let NewClaim { note, uses, valid_seconds, labels, needs_approval } = new;
     let labels = read_labels(&labels)?;
     let expires_unix_seconds = clock::unix_seconds().saturating_add(valid_seconds);
@@ -44,36 +48,41 @@ pub(super) async fn create_claim(
     Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(made)).into_response())
 }
 
-pub(super) async fn end_claim(State(api): Shared, Name(id): Name) -> Result<Json<ClaimList>, ApiError> {
+pub(super) async fn end_claim(api: Asked, Name(id): Name) -> Result<Json<ClaimList>, ApiError> {
     let id: ClaimId = id.parse().map_err(|_| ApiError::UnknownClaim(id))?;
     api.service.decide(move |coordinator, now, _| coordinator.end_claim(id, now)).await?;
-    claims(State(api)).await
+    claims(api).await
 }
 
-pub(super) async fn requests(State(api): Shared) -> Result<Json<RequestList>, ApiError> {
-    let requests =
-        api.service.query(|coordinator, _| coordinator.requests().map(request_view).collect()).await?;
+pub(super) async fn requests(api: Asked) -> Result<Json<RequestList>, ApiError> {
+    let requests = api
+        .service
+        .query(|coordinator, _| {
+            let seen = coordinator.requests().filter(|request| coordinator.sees_labels(&request.labels));
+            seen.map(request_view).collect()
+        })
+        .await?;
     Ok(Json(RequestList { requests }))
 }
 
-pub(super) async fn approve(State(api): Shared, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
+pub(super) async fn approve(api: Asked, Name(name): Name) -> Result<Json<DeviceView>, ApiError> {
     let id = about(&api, name, Coordinator::approve).await?;
     view_of(&api, id).await.map(Json)
 }
 
-pub(super) async fn deny(State(api): Shared, Name(name): Name) -> Result<Json<RequestList>, ApiError> {
+pub(super) async fn deny(api: Asked, Name(name): Name) -> Result<Json<RequestList>, ApiError> {
     about(&api, name, |coordinator, device, now, _| coordinator.deny(device, now)).await?;
-    requests(State(api)).await
+    requests(api).await
 }
 
-pub(super) async fn forget(State(api): Shared, Name(name): Name) -> Result<Json<RequestList>, ApiError> {
+pub(super) async fn forget(api: Asked, Name(name): Name) -> Result<Json<RequestList>, ApiError> {
     about(&api, name, |coordinator, device, now, _| coordinator.forget_request(device, now)).await?;
-    requests(State(api)).await
+    requests(api).await
 }
 
 /// Does something about the request of this name or id.
 async fn about(
-    api: &Api,
+    api: &Asked,
     name: String,
     act: impl FnOnce(&mut Coordinator, DeviceId, Now, &mut dyn CryptoRngCore) -> Result<(), CommandError>
     + Send
@@ -91,7 +100,7 @@ async fn about(
 }
 
 pub(super) async fn label(
-    State(api): Shared,
+    api: Asked,
     Name(name): Name,
     Body(LabelText { labels }): Body<LabelText>,
 ) -> Result<Json<DeviceView>, ApiError> {

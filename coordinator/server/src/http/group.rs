@@ -1,7 +1,6 @@
 //! `/v1/groups`.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use fleetkey_coordinator_core::{Coordinator, GroupStatus};
 use fleetkey_wire::GroupId;
@@ -9,18 +8,25 @@ use fleetkey_wire::psk::PskText;
 use rand_core::CryptoRngCore;
 
 use super::answers::{ApiError, Body, Name};
+use super::caller::Asked;
 use super::device;
-use super::{Api, Shared};
 use crate::api::{Added, DeviceNames, GroupList, LabelText, MemberList, NewGroup, NewPsk, PskSet, Rekeyed};
 
-pub(super) async fn list(State(api): Shared) -> Result<Json<GroupList>, ApiError> {
-    let mut groups = api.service.group_statuses().await?;
+pub(super) async fn list(api: Asked) -> Result<Json<GroupList>, ApiError> {
+    let mut groups = api
+        .service
+        .query(|coordinator, now| {
+            let mut groups = coordinator.group_statuses(now);
+            groups.retain(|group| coordinator.sees_group(group.id));
+            groups
+        })
+        .await?;
     groups.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Json(GroupList { groups }))
 }
 
 pub(super) async fn create(
-    State(api): Shared,
+    api: Asked,
     Body(NewGroup { name, policy, select, psk }): Body<NewGroup>,
 ) -> Result<(StatusCode, Json<GroupStatus>), ApiError> {
     let selector = super::enrolment::read_labels(&select)?;
@@ -38,12 +44,12 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(api.service.group_status(id).await?)))
 }
 
-pub(super) async fn show(State(api): Shared, Name(name): Name) -> Result<Json<GroupStatus>, ApiError> {
+pub(super) async fn show(api: Asked, Name(name): Name) -> Result<Json<GroupStatus>, ApiError> {
     let id = find(&api, name).await?;
     Ok(Json(api.service.group_status(id).await?))
 }
 
-pub(super) async fn members(State(api): Shared, Name(name): Name) -> Result<Json<MemberList>, ApiError> {
+pub(super) async fn members(api: Asked, Name(name): Name) -> Result<Json<MemberList>, ApiError> {
     let id = find(&api, name).await?;
     let members = api
         .service
@@ -58,7 +64,7 @@ pub(super) async fn members(State(api): Shared, Name(name): Name) -> Result<Json
 }
 
 pub(super) async fn add(
-    State(api): Shared,
+    api: Asked,
     Name(name): Name,
     Body(DeviceNames { devices }): Body<DeviceNames>,
 ) -> Result<Json<Added>, ApiError> {
@@ -69,7 +75,7 @@ pub(super) async fn add(
 }
 
 pub(super) async fn remove(
-    State(api): Shared,
+    api: Asked,
     Name(name): Name,
     Body(DeviceNames { devices }): Body<DeviceNames>,
 ) -> Result<Json<GroupStatus>, ApiError> {
@@ -81,7 +87,7 @@ pub(super) async fn remove(
 
 /// Says which devices belong in a group by their labels.
 pub(super) async fn select(
-    State(api): Shared,
+    api: Asked,
     Name(name): Name,
     Body(LabelText { labels }): Body<LabelText>,
 ) -> Result<Json<Added>, ApiError> {
@@ -95,7 +101,7 @@ pub(super) async fn select(
 
 /// Gives a group its next pre-shared key, or the same one again after a restore.
 pub(super) async fn psk(
-    State(api): Shared,
+    api: Asked,
     Name(name): Name,
     Body(NewPsk { psk: PskText(psk) }): Body<NewPsk>,
 ) -> Result<Json<PskSet>, ApiError> {
@@ -104,21 +110,24 @@ pub(super) async fn psk(
     Ok(Json(PskSet { changed, group: api.service.group_status(id).await? }))
 }
 
-pub(super) async fn rekey(State(api): Shared, Name(name): Name) -> Result<Json<Rekeyed>, ApiError> {
+pub(super) async fn rekey(api: Asked, Name(name): Name) -> Result<Json<Rekeyed>, ApiError> {
     let id = find(&api, name).await?;
     let key_epoch = api.service.rekey(id).await?.to_string();
     Ok(Json(Rekeyed { key_epoch, group: api.service.group_status(id).await? }))
 }
 
-pub(super) async fn rotate(State(api): Shared, Name(name): Name) -> Result<Json<Rekeyed>, ApiError> {
+pub(super) async fn rotate(api: Asked, Name(name): Name) -> Result<Json<Rekeyed>, ApiError> {
     let id = find(&api, name).await?;
     let key_epoch = api.service.rotate(id).await?.to_string();
     Ok(Json(Rekeyed { key_epoch, group: api.service.group_status(id).await? }))
 }
 
-async fn find(api: &Api, name: String) -> Result<GroupId, ApiError> {
+async fn find(api: &Asked, name: String) -> Result<GroupId, ApiError> {
     api.service
-        .query(move |coordinator, _| coordinator.find_group(&name).ok_or(name))
+        .decide(move |coordinator, _, _| match coordinator.find_group(&name) {
+            Some(id) => coordinator.check_group(id).map(|()| Ok(id)),
+            None => Ok(Err(name)),
+        })
         .await?
         .map_err(ApiError::UnknownGroup)
 }

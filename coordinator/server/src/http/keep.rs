@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::Query;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use fleetkey_coordinator_core::backup::Backup;
 use fleetkey_coordinator_core::doctor::{self, About};
-use fleetkey_coordinator_core::records::{AuditRecord, Record as _};
+use fleetkey_coordinator_core::records::{AuditRecord, MetaRecord, Record as _};
 use fleetkey_coordinator_core::{LoadError, MemoryStore, StoreError, Table};
 use fleetkey_identity::FleetRoots;
 use fleetkey_vault::{MasterKey, Vault};
@@ -19,8 +19,9 @@ use fleetkey_wire::FleetId;
 use serde::Deserialize;
 use tracing::info;
 
+use super::Api;
 use super::answers::ApiError;
-use super::{Api, Shared};
+use super::caller::Asked;
 use crate::api::{AuditPage, BACKUP_HEADER, BackupSummary, Examined, MAX_AUDIT_PAGE, StoreView};
 use crate::fleet::Party;
 use crate::shared_store::{Closed, StoreReader};
@@ -62,7 +63,7 @@ async fn read<T: Send + 'static>(
     read.unwrap_or(Err(ApiError::Closed(Closed)))
 }
 
-pub(super) async fn backup(State(api): Shared) -> Result<Response, ApiError> {
+pub(super) async fn backup(api: Asked) -> Result<Response, ApiError> {
     let (summary, file) = read(&api, |keep| {
         let taken = clock::unix_seconds();
         let backup = keep.reader.read(|store| Backup::of_store(store, taken))??;
@@ -91,27 +92,42 @@ pub(super) struct Page {
 }
 
 pub(super) async fn audit(
-    State(api): Shared,
+    api: Asked,
     Query(Page { since, after }): Query<Page>,
 ) -> Result<Json<AuditPage>, ApiError> {
-    let after = match after {
+    let mut after = match after {
         Some(after) => hex::decode(after).map_err(|error| ApiError::BadRequest(format!("after: {error}")))?,
-        // The keys of that second's entries begin with it, and go on.
-        None => since.to_be_bytes().to_vec(),
+        None => Vec::new(),
     };
     let page = read(&api, move |keep| {
-        // What is decided in this very second may be stored in the next.
-        let until_unix_seconds = clock::unix_seconds().saturating_sub(1);
-        let rows = keep.reader.read(|store| store.rows_after(Table::Audit, &after, MAX_AUDIT_PAGE))??;
-        let next = (rows.len() == MAX_AUDIT_PAGE).then(|| rows.last().map(|row| hex::encode(&row.key)));
-        let entries: Result<Vec<_>, StoreError> = rows.iter().map(AuditRecord::read).collect();
-        let fleet = keep.about.fleet;
-        Ok(AuditPage { fleet, entries: entries?, next: next.flatten(), until_unix_seconds })
+        loop {
+            // What is decided in this very second may be stored in the next.
+            let until_unix_seconds = clock::unix_seconds().saturating_sub(1);
+            let (rows, meta) = keep.reader.read(|store| -> Result<_, StoreError> {
+                let rows = store.rows_after(Table::Audit, &after, MAX_AUDIT_PAGE)?;
+                Ok((rows, store.rows(Table::Meta)?))
+            })??;
+            let entries: Result<Vec<_>, StoreError> = rows.iter().map(AuditRecord::read).collect();
+            let mut entries = entries?;
+            let last = rows.last().filter(|_| rows.len() == MAX_AUDIT_PAGE).map(|row| row.key.clone());
+            let old = entries.iter().take_while(|entry| entry.unix_seconds < since).count();
+            entries.drain(..old);
+            match last {
+                Some(last) if entries.is_empty() => after = last,
+                last => {
+                    let next = last.map(hex::encode);
+                    let head = meta.first().map(MetaRecord::read).transpose()?;
+                    let head = head.map(|meta| meta.audit).unwrap_or_default();
+                    let fleet = keep.about.fleet;
+                    return Ok(AuditPage { fleet, entries, next, head, until_unix_seconds });
+                }
+            }
+        }
     });
     page.await.map(Json)
 }
 
-pub(super) async fn doctor(State(api): Shared) -> Result<Json<Examined>, ApiError> {
+pub(super) async fn doctor(api: Asked) -> Result<Json<Examined>, ApiError> {
     let examined = read(&api, |keep| {
         let mut copy = keep.reader.read(MemoryStore::copy_of)??;
         let findings = doctor::examine(&mut copy, &keep.about, clock::unix_seconds())?;
