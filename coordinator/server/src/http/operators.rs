@@ -10,6 +10,7 @@ use fleetkey_coordinator_core::operators::OperatorTerms;
 use fleetkey_coordinator_core::records::{BadOperatorName, OperatorName, OperatorRecord, Scope};
 use fleetkey_coordinator_core::{CommandError, Coordinator};
 use fleetkey_wire::GroupId;
+use rand_core::CryptoRngCore;
 
 use super::answers::{ApiError, Body, Name};
 use super::caller::{Asked, Caller};
@@ -59,8 +60,12 @@ pub(super) async fn create(api: Asked, Body(new): Body<NewOperator>) -> Result<R
 pub(super) async fn end(api: Asked, Name(name): Name) -> Result<Json<OperatorList>, ApiError> {
     let name: OperatorName =
         name.parse().map_err(|_| ApiError::Command(CommandError::UnknownOperator(name).into()))?;
-    api.service.decide(move |coordinator, now, _| coordinator.end_operator(&name, now)).await?;
-    list(api).await
+    // In one decision: who ends their own token is told what became of it, too.
+    let end = move |coordinator: &mut Coordinator, now, _: &mut dyn CryptoRngCore| {
+        coordinator.end_operator(&name, now)?;
+        Ok(coordinator.operators().map(|record| view(coordinator, record)).collect())
+    };
+    Ok(Json(OperatorList { operators: api.service.decide(end).await? }))
 }
 
 fn view(coordinator: &Coordinator, record: &OperatorRecord) -> OperatorView {
