@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fleetkey_wire::DeviceId;
 use rmqtt::fitter::{DefaultFitter, Fitter, FitterManager};
-use rmqtt::types::{ConnectInfo, Disconnect, FitterType, Id, ListenerConfig, Publish};
+use rmqtt::types::{CodecPublish, ConnectInfo, Disconnect, FitterType, Id, ListenerConfig};
 
 use crate::config::Limits;
 
@@ -72,7 +72,7 @@ impl Fitter for Fitted {
         Duration::ZERO
     }
 
-    fn message_expiry_interval(&self, publish: &Publish) -> Duration {
+    fn message_expiry_interval(&self, publish: &CodecPublish) -> Duration {
         self.usual.message_expiry_interval(publish)
     }
 

@@ -15,7 +15,7 @@ use fleetkey_door::metrics_endpoint::MetricsEndpoint;
 use fleetkey_door::process::{raise_file_limit, start_log};
 use fleetkey_door::settings::Overrides;
 use fleetkey_policy::{CellAccess, PolicyHandle, PolicyState};
-use fleetkey_policy_follow::{Follower, follow};
+use fleetkey_policy_follow::follow;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
