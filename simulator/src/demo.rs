@@ -233,6 +233,11 @@ impl Demo {
             .await
             .context("add the late devices")?;
         self.finish(watch, "every late device joined, and confirmed").await?;
+        // The joins may have come in two rekeys, and nobody has waited for what the others hold of the last.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let hold_newest =
+            async || Ok(self.fleet.coordinator().group_status(self.group).await?.stragglers == 0);
+        anyhow::ensure!(until(deadline, hold_newest).await?, "not everybody holds the key of the last join");
 
         let sealed = self.seal(b"after the late devices joined").await?;
         let mut failures = Vec::new();

@@ -322,7 +322,8 @@ fn what_is_outside_of_the_workspace_has_the_same_lints_and_is_used_by_nobody() {
             let (here, there) = (format!("workspace.lints.{lints}"), format!("lints.{lints}"));
             assert_eq!(section(&own, &here), section(&manifest, &there), "the lints of {path}");
         }
-        assert!(own.contains(&format!("exclude = [\"{path}\"]")), "{path} is not excluded");
+        let excluded = own.lines().find(|line| line.starts_with("exclude = [")).unwrap();
+        assert!(excluded.contains(&format!("\"{path}\"")), "{path} is not excluded");
         for package in packages() {
             let used = package.dependencies.iter().any(|(name, _)| is_of(name, "rmqtt"));
             assert!(!used, "{} is built from what {path} keeps apart", package.name);
