@@ -111,7 +111,9 @@ fn a_crl_takes_effect_when_its_file_changes() {
     let list = |number, serials: &[Vec<u8>]| {
         let revoked: Vec<Revoked> =
             serials.iter().map(|serial| Revoked { serial: serial.clone(), unix_seconds: 1 }).collect();
-        crl_to_pem(&cast.ca.revocation_list(number, Validity::without_end(0), &revoked).unwrap())
+        // One without an end would be a retired CA's last: nothing of that CA counts any more.
+        let validity = Validity { not_before_unix_seconds: 0, not_after_unix_seconds: 4_102_444_800 };
+        crl_to_pem(&cast.ca.revocation_list(number, validity, &revoked).unwrap())
     };
     let publish = |text: &str| {
         fs::write(directory.path().join("fleet.crl.new"), text).unwrap();
