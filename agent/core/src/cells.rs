@@ -106,7 +106,9 @@ impl Agent {
         let applied = held.and_then(GroupKeys::newest).filter(|newest| newest.as_bytes() == rekey.statement);
         let signed = match applied {
             Some(applied) => applied.clone(),
-            None => SignedStatement::verify(&rekey.statement, self.fleet, |id| coordinator.key_of(id))?,
+            None => {
+                SignedStatement::verify(&rekey.statement, self.fleet, |_| Some(coordinator.statement_key()))?
+            }
         };
         let keys = keys.or(held).ok_or(Refused::UnknownGroup { group })?;
         if let Err(refused) = keys.check(signed.statement()) {

@@ -45,9 +45,10 @@ impl CoordinatorCertificate {
         Ok((newer.key_id != self.key_id).then_some(newer))
     }
 
-    /// The key behind a statement's key id, if it is this certificate's.
-    pub(crate) fn key_of(&self, key_id: KeyId) -> Option<VerifyingKey> {
-        (key_id == self.key_id).then_some(self.key)
+    /// The key that statements are signed with, under whichever of the coordinator's certificates: there is one for ever,
+    /// and a statement from before a renewal must still be heard by who knows the renewed certificate.
+    pub(crate) const fn statement_key(&self) -> VerifyingKey {
+        self.key
     }
 
     /// The coordinator's public key.

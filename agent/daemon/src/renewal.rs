@@ -1,6 +1,7 @@
 //! A device's next certificate, long before the one that it has ends: same key, same identity, and no break in its
 //! connection, as only the next one shows it.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -81,7 +82,10 @@ impl Renewal {
         let request = signing_request(&self.key, &self.device.to_string());
         let est = Est::new(self.est.clone(), tls);
         // Before anything rests on them; what is not vouched for by a root that is pinned is passed over.
-        if self.roots.learn(&est.ca_certificates().await?) > 0 {
+        let learnt = self.roots.learn(&est.ca_certificates().await?);
+        let pinned = fs::read_to_string(&self.roots_file).unwrap_or_default();
+        // Also where it was learnt before, and could not be written then.
+        if learnt > 0 || pinned != self.roots.to_pem() {
             write_private(&self.roots_file, self.roots.to_pem().as_bytes(), true)?;
             tracing::info!(device = %self.device, "a new root of the fleet is pinned");
         }

@@ -68,6 +68,7 @@ impl CertificateFile {
         self.roots
             .replace(&read.roots.ders())
             .map_err(|source| SettingsError::Certificate { path: self.settings.roots.clone(), source })?;
+        self.roots.hear_of(&read.chain);
         self.own.replace(&read.chain, &read.key).map_err(|source| SettingsError::Tls {
             certificate: self.settings.certificate.clone(),
             key: self.settings.key.clone(),

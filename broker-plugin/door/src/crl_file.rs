@@ -83,11 +83,17 @@ impl CrlFile {
         // CAs that came later than this broker's certificate stand beside their lists.
         let mut others = fleetkey_identity::certificates_among_crls(&String::from_utf8_lossy(&bytes));
         others.extend(self.others.iter().cloned());
-        for list in &lists {
-            self.roots.check_crl(list, &others).map_err(bad)?;
+        let mut vouched = Vec::with_capacity(lists.len());
+        for list in lists {
+            match self.roots.check_crl(&list, &others) {
+                Ok(()) => vouched.push(list),
+                // Of a CA whose root is pinned no more: nothing that it issued counts anyway.
+                Err(_) if list.is_last() => {}
+                Err(why) => return Err(bad(why)),
+            }
         }
         self.roots.hear_of(&others);
-        Ok(Crls(lists))
+        Ok(Crls(vouched))
     }
 
     /// Puts the list in force, then each one that takes its place. Never ends.
@@ -148,6 +154,12 @@ impl Crls {
         let (mut all, mut is_new) = (self.0.clone(), false);
         for list in lists.0 {
             match all.iter_mut().find(|known| known.is_of_same_ca(&list)) {
+                // Nothing follows a CA's last list, and nothing that was drawn beside it counts.
+                Some(known) if known.is_last() => {}
+                Some(known) if list.is_last() => {
+                    is_new = true;
+                    *known = list;
+                }
                 Some(known) if list.number < known.number => {
                     let (got, current) = (list.number, known.number);
                     return Err(CrlError::Older { path: path.to_owned(), got, current });

@@ -51,7 +51,7 @@ impl<'a> Relay<'a> {
             let up = up(client_reads, inner_writes, limits, &guest, &owed);
             let down = down(inner_reads, client_writes, limits.write_timeout, &owed);
             tokio::pin!(up, down);
-            tokio::select! {
+            let close = tokio::select! {
                 // What somebody else decided comes before what follows from it.
                 biased;
                 close = guest.closed() => close,
@@ -64,10 +64,11 @@ impl<'a> Relay<'a> {
                     }
                     close
                 }
-            }
+            };
+            // Nobody can come from this address any more; then the sockets end, with what relays between them.
+            drop(relayed);
+            close
         };
-        // Nobody can come from this address any more; then the sockets end.
-        drop(relayed);
         if let Close::Refused(refusal) = &close {
             guests.refused(&"client", refusal);
         }

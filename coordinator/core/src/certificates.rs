@@ -115,7 +115,19 @@ impl Coordinator {
             (serial, at)
         });
         list.revoked = named.collect();
+        let detail = format!("its last list names {} certificates", list.revoked.len());
+        self.context.audit(now, "retire_ca", issuer, detail);
         Ok(list)
+    }
+
+    /// Enters into the audit log that a root is pinned no more.
+    ///
+    /// # Errors
+    /// [`CommandError::Superseded`].
+    pub fn note_root_retired(&mut self, root: KeyId, now: Now) -> Result<(), CommandError> {
+        self.check_issuing()?;
+        self.context.audit(now, "retire_root", root, "");
+        Ok(())
     }
 
     /// Devices that may still come in and have no certificate of `current` yet, but one of `former` that has not expired:

@@ -456,6 +456,16 @@ impl Coordinator {
         }
     }
 
+    /// Whether whoever asks may bring devices into the fleet by hand, and the coordinator takes any in. Asked before anything
+    /// is stored.
+    ///
+    /// # Errors
+    /// [`CommandError::Superseded`], or that the scope is less than the fleet.
+    pub fn check_may_enroll(&self) -> Result<(), CommandError> {
+        self.check_fleet()?;
+        self.check_issuing()
+    }
+
     /// Enrols a device under an id and a key that are its own for ever.
     pub fn enroll_device(
         &mut self,

@@ -202,8 +202,9 @@ impl Draft {
             }
             !continues
         });
-        let told: BTreeSet<_> = self.audit.iter().map(content).collect();
-        others.retain(|entry| entry.action != CHAINED && !told.contains(&content(entry)));
+        // Also among themselves: two exports may overlap.
+        let mut told: BTreeSet<_> = self.audit.iter().map(content).collect();
+        others.retain(|entry| entry.action != CHAINED && told.insert(content(entry)));
         others.sort_by_key(|entry| (entry.unix_seconds, entry.sequence));
         let deeds: Vec<AuditRecord> = others.into_iter().cloned().collect();
         if let Some(newest) = deeds.iter().map(|entry| entry.unix_seconds).max() {

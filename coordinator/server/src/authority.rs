@@ -233,10 +233,16 @@ impl Authority {
                 (key.public_key(), key.to_pkcs8_pem().to_string())
             }
         };
-        let issued = self.certify(id, &public_key, Validity::without_end(now()))?;
+        // Whoever asks again gets the certificate that was made then, and no further one.
+        let since = service
+            .query(move |coordinator, _| coordinator.device(id).map(|known| known.enrolled_unix_seconds))
+            .await?;
+        let since = since.and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or_else(now);
+        let issued = self.certify(id, &public_key, Validity::without_end(since))?;
         let (label, record) = (name.clone(), issued.record);
         service
             .decide(move |coordinator, now, rng| {
+                coordinator.check_may_enroll()?;
                 // Whoever lost the answer asks again, with the same key.
                 let is_here = coordinator.device(id).is_some_and(|known| {
                     known.name == label

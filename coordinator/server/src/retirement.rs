@@ -134,6 +134,7 @@ impl Authority {
             return Err(RetireError::RestsOnIt { ca: resting.id() });
         }
         self.check_hanging(service, ca, force).await?;
+        service.decide(move |coordinator, now, _| coordinator.note_root_retired(ca, now)).await?;
         self.retire_root(&cas, &roots, &left)?;
         Ok(None)
     }

@@ -119,8 +119,18 @@ impl FleetRoots {
     pub fn hear_of(&self, certificates: &[Vec<u8>]) {
         let all = certificates.iter().take(MAX_HEARD_OF).filter_map(|der| Certificate::parse(der).ok());
         let cas = all.filter(|ca| matches!(ca.subject, Subject::Ca) && ca.subject_name != ca.issuer_name);
-        let heard_of = Arc::new(cas.collect());
-        self.0.write().unwrap_or_else(PoisonError::into_inner).heard_of = heard_of;
+        let mut trust = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut heard_of: Vec<Certificate> = cas.collect();
+        // What was heard of before still counts, as far as there is room for it.
+        let is_new = |ca: &&Certificate| {
+            !heard_of.iter().any(|new| {
+                new.subject_name == ca.subject_name && new.issuer_name == ca.issuer_name && new.key == ca.key
+            })
+        };
+        let before: Vec<Certificate> = trust.heard_of.iter().filter(is_new).cloned().collect();
+        heard_of.extend(before);
+        heard_of.truncate(MAX_HEARD_OF);
+        trust.heard_of = Arc::new(heard_of);
     }
 
     fn check_intermediate(&self, intermediate: &Certificate) -> Result<(), BadCertificate> {

@@ -78,6 +78,8 @@ impl TlsSettings {
             key: self.key.clone(),
             source,
         };
+        // Devices that renewed while two roots counted name our CA by the other root's certificate of it.
+        roots.hear_of(&chain);
         let own = OwnCertificate::new(&chain, &key).map_err(tls)?;
         let config = renewable_server_config(&own, &roots).map_err(tls)?;
         let fleet = roots.fleet();

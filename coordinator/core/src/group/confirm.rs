@@ -26,6 +26,10 @@ impl Group {
         claim: &Claim,
         now: Now,
     ) -> Result<(), UpRefused> {
+        // What comes after the time was over does not keep it.
+        if self.deadline_due().is_some_and(|until| until <= now.unix_seconds) {
+            self.close_deadlines(context, now);
+        }
         let (group, key_epoch) = (self.id(), claim.key_epoch);
         let newest = self.newest_digest();
         let not_a_member = UpRefused::NotAMember { device, group };

@@ -18,7 +18,9 @@ impl Group {
     pub(crate) fn set_deadline(&mut self, context: &mut Context, seconds: u64, now: Now) {
         // Room by the oldest: one that is open all the same is judged where it stands.
         while self.record.deadlines.len() >= KEPT {
-            let oldest = self.record.deadlines.remove(0);
+            let is_over = |deadline: &Deadline| deadline.outcome != Outcome::Open;
+            let oldest = self.record.deadlines.iter().position(is_over).unwrap_or(0);
+            let oldest = self.record.deadlines.remove(oldest);
             if oldest.outcome == Outcome::Open {
                 self.judge(context, oldest, now);
             }
@@ -97,13 +99,19 @@ impl Group {
             Outcome::Missed { missing: u32::try_from(missing).unwrap_or(u32::MAX) }
         };
         let allowed = deadline.until_unix_seconds.saturating_sub(deadline.set_unix_seconds);
+        let after = now.unix_seconds.saturating_sub(deadline.set_unix_seconds);
+        let placed = self.placed();
         let detail = match outcome {
+            Outcome::Missed { missing } if after < allowed => {
+                format!(
+                    "{key_epoch}: given up after {after} of {allowed} s for later ones, {missing} of {placed} without it"
+                )
+            }
             Outcome::Missed { missing } => {
-                format!("{key_epoch}: missed after {allowed} s, {missing} of {} without it", self.placed())
+                format!("{key_epoch}: missed after {allowed} s, {missing} of {placed} without it")
             }
             Outcome::Kept { .. } | Outcome::Open => {
-                let after = now.unix_seconds.saturating_sub(deadline.set_unix_seconds);
-                format!("{key_epoch}: kept after {after} of {allowed} s, by all of {}", self.placed())
+                format!("{key_epoch}: kept after {after} of {allowed} s, by all of {placed}")
             }
         };
         context.audit(now, "deadline", group, detail);

@@ -107,6 +107,13 @@ impl ProvisionList {
         let mut told = Instant::now();
         for (done, (row, found)) in self.rows.iter().zip(&found).enumerate() {
             if matches!(found, Found::Bundle) {
+                // A run that was cut off just before its end has left the key beside the bundle, too.
+                match fs::remove_file(self.begun(row)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        bail!("delete {}: {error}", self.begun(row).display())
+                    }
+                    Ok(()) | Err(_) => {}
+                }
                 if !json {
                     writeln!(out, "{} is there already: passed over", row.name)?;
                 }

@@ -88,11 +88,14 @@ pub(super) async fn adopt(
         not_after_unix_seconds: identity.not_after_unix_seconds.unsigned_abs(),
     };
     api.service
-        .decide(move |coordinator, now, _| match coordinator.device(id).map(|device| &device.standing) {
-            Some(Standing::Revoked { .. }) => Err(CommandError::Revoked(id)),
-            Some(Standing::Enrolled | Standing::Quarantined { .. }) | None => {
-                coordinator.enroll_device(id, &name, identity.public_key, now)?;
-                coordinator.record_certificate(record, now)
+        .decide(move |coordinator, now, _| {
+            coordinator.check_may_enroll()?;
+            match coordinator.device(id).map(|device| &device.standing) {
+                Some(Standing::Revoked { .. }) => Err(CommandError::Revoked(id)),
+                Some(Standing::Enrolled | Standing::Quarantined { .. }) | None => {
+                    coordinator.enroll_device(id, &name, identity.public_key, now)?;
+                    coordinator.record_certificate(record, now)
+                }
             }
         })
         .await?;
