@@ -70,7 +70,7 @@ impl Agent {
             Some(rekey) => Some(self.open_rekey(&epoch, rekey, None, effects)?),
             None => None,
         };
-        self.settle_psk(group, psk, effects);
+        self.settle_psk(group, "", psk, effects);
         if let Some(after) = after {
             effects.writes.put(EntryKey::Cell(cell).to_string(), after.snapshot());
             self.cells.insert(cell, after);

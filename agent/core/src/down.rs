@@ -130,7 +130,7 @@ impl Agent {
         }
         let (keys, activated) = self.keys_after_joining(&member, welcome, now, effects)?;
 
-        self.settle_psk(group, psk, effects);
+        self.settle_psk(group, &welcome.group_name, psk, effects);
         self.key_packages.use_up(reference, &mut effects.writes);
         effects.writes.put(EntryKey::Cell(cell).to_string(), member.snapshot());
         effects.writes.put(EntryKey::Group(group).to_string(), encode(&keys.to_stored()));

@@ -1,6 +1,7 @@
 //! The external pre-shared keys that the device's operator has given it, and what they keep it from.
 //!
-//! One belongs to one group, by its id or its name. While any is held for a group, the device joins that group, and lets
+//! One belongs to one group, by its id or its name; a group that has used one by name stays its group under whatever
+//! name it goes later. While any is held for a group, the device joins that group, and lets
 //! others join it, only with one of them. As soon as a group uses one, those given before it for the same group go: a
 //! former key opens nothing any more. Leaves to `fleetkey-mls` how a key is mixed in and its use is checked.
 
@@ -62,6 +63,19 @@ impl fmt::Display for PskGroup {
 struct Held {
     group: PskGroup,
     psk: Psk,
+    /// The group that has used it.
+    bound: Option<GroupId>,
+}
+
+impl Held {
+    fn is_for(&self, group: GroupId, names: &[&str]) -> bool {
+        self.bound == Some(group) || self.group.is(group, names)
+    }
+
+    fn to_stored(&self, number: u64) -> StoredPsk {
+        let (group, secret) = (self.group.to_string(), Bytes::of(self.psk.as_bytes()));
+        StoredPsk { number, group, secret, bound: self.bound }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +91,7 @@ pub(crate) struct Psks {
 impl Psks {
     pub(crate) fn restore(&mut self, id: PskId, bytes: &[u8]) -> Result<(), StoredError> {
         let key = EntryKey::Psk(id);
-        let StoredPsk { number, group, secret } = decode(&key, bytes)?;
+        let StoredPsk { number, group, secret, bound } = decode(&key, bytes)?;
         let secret = <[u8; 32]>::try_from(secret.0.as_slice()).map(Zeroizing::new);
         let secret = secret.map_err(|_| key.damaged("a pre-shared key has another length"))?;
         let psk = Psk::from_bytes(*secret);
@@ -85,7 +99,7 @@ impl Psks {
             return Err(key.damaged("it is another pre-shared key"));
         }
         let group = PskGroup::parse(&group).map_err(|refused| key.damaged(refused))?;
-        self.held.insert(number, Held { group, psk });
+        self.held.insert(number, Held { group, psk, bound });
         Ok(())
     }
 
@@ -102,9 +116,9 @@ impl Psks {
             return Err(Refused::TooManyPsks { held: self.held.len() });
         }
         let number = self.held.last_key_value().map_or(0, |(number, _)| number + 1);
-        let stored = StoredPsk { number, group: group.to_string(), secret: Bytes::of(psk.as_bytes()) };
-        writes.put(EntryKey::Psk(id).to_string(), encode(&stored));
-        self.held.insert(number, Held { group, psk: psk.clone() });
+        let held = Held { group, psk: psk.clone(), bound: None };
+        writes.put(EntryKey::Psk(id).to_string(), encode(&held.to_stored(number)));
+        self.held.insert(number, held);
         Ok(true)
     }
 
@@ -117,22 +131,23 @@ impl Psks {
 
     /// Those for a group that goes, or went, by these names.
     fn of(&self, group: GroupId, names: &[&str]) -> Vec<Psk> {
-        let held = self.held.values().filter(|held| held.group.is(group, names));
+        let held = self.held.values().filter(|held| held.is_for(group, names));
         held.map(|held| held.psk.clone()).collect()
     }
 
-    /// The group uses `used`: those that were given before it for the same group go.
-    fn settle(&mut self, group: GroupId, used: PskId, writes: &mut Writes) {
+    /// The group, by these names, uses `used`: it is bound to the group, and those that were given before it for the same
+    /// group go.
+    fn settle(&mut self, group: GroupId, names: &[&str], used: PskId, writes: &mut Writes) {
         self.lacking.remove(&group);
-        let Some((newest, of)) = self
-            .held
-            .iter()
-            .find(|(_, held)| held.psk.id() == used)
-            .map(|(number, held)| (*number, held.group.clone()))
-        else {
+        let Some((newest, held)) = self.held.iter_mut().find(|(_, held)| held.psk.id() == used) else {
             return;
         };
-        let former = |number: &u64, held: &Held| *number < newest && held.group == of;
+        let newest = *newest;
+        if held.bound.is_none() {
+            held.bound = Some(group);
+            writes.put(EntryKey::Psk(used).to_string(), encode(&held.to_stored(newest)));
+        }
+        let former = |number: &u64, held: &Held| *number < newest && held.is_for(group, names);
         for (_, gone) in self.held.extract_if(.., |number, held| former(number, held)) {
             writes.delete(EntryKey::Psk(gone.psk.id()).to_string());
         }
@@ -194,10 +209,17 @@ impl Agent {
         refused
     }
 
-    /// A group's keys depend on `used` from now on.
-    pub(crate) fn settle_psk(&mut self, group: GroupId, used: Option<PskId>, effects: &mut Effects) {
+    /// The keys of a group, which goes by the name `said` or the one that is known, depend on `used` from now on.
+    pub(crate) fn settle_psk(
+        &mut self,
+        group: GroupId,
+        said: &str,
+        used: Option<PskId>,
+        effects: &mut Effects,
+    ) {
         if let Some(used) = used {
-            self.psks.settle(group, used, &mut effects.writes);
+            let known = self.groups.get(&group).map_or(said, |group| group.keys.name.as_str());
+            self.psks.settle(group, &[said, known], used, &mut effects.writes);
         }
     }
 
@@ -250,12 +272,41 @@ mod tests {
         for (name, byte) in [("pumps", 1), ("valves", 2), ("pumps", 3), ("pumps", 4)] {
             psks.add(named(name), &psk(byte), &mut writes).unwrap();
         }
-        psks.settle(GROUP, psk(1).id(), &mut writes);
+        psks.settle(GROUP, &["pumps"], psk(1).id(), &mut writes);
         assert_eq!(ids(&psks).len(), 4);
         let mut writes = Writes::default();
-        psks.settle(GROUP, psk(3).id(), &mut writes);
+        psks.settle(GROUP, &["pumps"], psk(3).id(), &mut writes);
         assert_eq!(ids(&psks), [psk(2).id(), psk(3).id(), psk(4).id()]);
-        assert_eq!(writes.iter().count(), 1);
+        assert_eq!(writes.iter().count(), 2, "one is bound, and one goes");
+    }
+
+    #[test]
+    fn the_former_one_goes_also_where_it_was_given_by_name_and_the_next_by_id() {
+        let (mut psks, mut writes) = (Psks::default(), Writes::default());
+        psks.add(named("pumps"), &psk(1), &mut writes).unwrap();
+        psks.add(PskGroup::Id(GROUP), &psk(2), &mut writes).unwrap();
+        psks.settle(GROUP, &["pumps"], psk(2).id(), &mut writes);
+        assert_eq!(ids(&psks), [psk(2).id()]);
+    }
+
+    #[test]
+    fn a_group_that_has_used_one_by_name_is_held_to_it_under_any_other_name() {
+        let (mut psks, mut writes) = (Psks::default(), Writes::default());
+        psks.add(named("pumps"), &psk(1), &mut writes).unwrap();
+        assert_eq!(psks.of(GROUP, &["x"]), []);
+        psks.settle(GROUP, &["pumps"], psk(1).id(), &mut writes);
+        assert_eq!(psks.of(GROUP, &["x"]), [psk(1)]);
+
+        let mut entries = crate::store::Entries::new();
+        writes.apply_to(&mut entries);
+        let mut loaded = Psks::default();
+        loaded.restore(psk(1).id(), &entries[&format!("psk/{}", psk(1).id())]).unwrap();
+        assert_eq!(loaded.of(GROUP, &["x"]), [psk(1)], "after a restart, too");
+        assert_eq!(
+            loaded.of(GroupId::from_bytes([8; 16]), &["pumps"]),
+            [psk(1)],
+            "and whoever takes its name"
+        );
     }
 
     #[test]

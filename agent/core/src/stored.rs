@@ -213,6 +213,9 @@ pub(crate) struct StoredPsk {
     /// The group it is for: an id, or a name.
     pub(crate) group: String,
     pub(crate) secret: Bytes,
+    /// The group that has used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bound: Option<GroupId>,
 }
 
 /// How long the coordinator has been silent.
@@ -331,7 +334,12 @@ mod tests {
             ("evidence", encode(&StoredEvidence { statement })),
             (
                 "psk",
-                encode(&StoredPsk { number: 6, group: "pumps".to_owned(), secret: Bytes::of(&[0x77; 32]) }),
+                encode(&StoredPsk {
+                    number: 6,
+                    group: "pumps".to_owned(),
+                    secret: Bytes::of(&[0x77; 32]),
+                    bound: None,
+                }),
             ),
             (
                 "silence",
