@@ -326,9 +326,9 @@ fn a_coordinator_certificate_only_ever_gets_newer() {
     assert_eq!(device.status().generation, Generation(3), "stored, and newer than the provisioned one");
     fleet.connect(&mut device);
     let cell = group.id_of_cell();
+    // The key is one for ever: what was signed under the certificate before is still the coordinator's word.
     let signed_under_first = group.rekey_frame(&mut fleet);
-    device.cell(cell, &signed_under_first).unwrap_err();
-    assert_eq!(device.count("unknown_signer"), 1);
+    device.cell(cell, &signed_under_first).unwrap();
     fleet.chain = newer;
     let signed = group.said(group.send, Reason::Manual).sign(
         fleet.id,
