@@ -73,7 +73,7 @@ impl Cas {
         let Some(path) = &config.ca else { return Ok(None) };
         let mut cas = Self::only(read_ca(path, config)?);
         for path in entries(&config.former_cas)? {
-            if is_named(&path, KEPT) && path.file_name().is_some_and(|name| name != ROOT_LINKS) {
+            if is_kept(&path) {
                 let ca = read_ca(&path, config)?;
                 // Whoever was interrupted between two files has one CA in both.
                 if ca.id() != cas.issuing.id() {
@@ -89,6 +89,14 @@ impl Cas {
             cas.links = certificates_from_pem(&files::read(&links)?).map_err(bad_pem(&links))?;
         }
         Ok(Some(cas))
+    }
+
+    /// The files of CAs that issued before, with their keys.
+    ///
+    /// # Errors
+    /// [`ServeError`], naming the directory.
+    pub fn kept_files(config: &IdentityConfig) -> Result<Vec<PathBuf>, ServeError> {
+        Ok(entries(&config.former_cas)?.into_iter().filter(|path| is_kept(path)).collect())
     }
 
     /// Those that sign revocation lists.
@@ -216,6 +224,10 @@ impl CaFiles<'_> {
             .create(path)
             .map_err(|source| FileError::Io { doing: "make directory", path: path.clone(), source }.into())
     }
+}
+
+fn is_kept(path: &Path) -> bool {
+    is_named(path, KEPT) && path.file_name().is_some_and(|name| name != ROOT_LINKS)
 }
 
 fn read_retired(path: &Path) -> Result<RetiredCa, ServeError> {

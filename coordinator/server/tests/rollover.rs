@@ -328,3 +328,34 @@ fn keys_that_are_encrypted_stay_so() {
     assert!(stick.exists() && !fleet.join("root-ca.pem").exists());
     assert_eq!(mode(&stick), 0o600);
 }
+
+#[test]
+fn protect_encrypts_the_keys_of_former_cas_too() {
+    let home = Home::with_fleet();
+    let command = |arguments: &[&str]| {
+        let mut command = fleetkey();
+        command.arg("--config").arg(home.file("fleetkey.toml")).args(arguments);
+        command.env("FLEETKEY_CA_PASSPHRASE", PASSPHRASE);
+        command
+    };
+    let root_key = home.file("root-ca.pem");
+    ok(&run(&mut command(&["ca", "roll", "--root-key", root_key.to_str().unwrap()])));
+    let keys = || {
+        let mut keys = files_below(&home.file("former-cas"));
+        keys.push(home.file("ca.pem"));
+        keys.into_iter().map(|path| fs::read_to_string(path).unwrap()).collect::<Vec<_>>()
+    };
+    ok(&run(&mut command(&["ca", "protect"])));
+    assert_eq!(keys().len(), 2);
+    for key in keys() {
+        assert!(key.contains("BEGIN ENCRYPTED PRIVATE KEY") && !key.contains("BEGIN PRIVATE KEY"));
+    }
+    // Also with another passphrase, and the service still reads all of them.
+    let other = home.file("passphrase");
+    fs::write(&other, "another passphrase for the CA\n").unwrap();
+    ok(&run(&mut command(&["ca", "protect", "--passphrase-file", other.to_str().unwrap()])));
+    failure(&run(&mut command(&["ca", "show"])));
+    let mut show = command(&["ca", "show"]);
+    show.env("FLEETKEY_CA_PASSPHRASE", "another passphrase for the CA");
+    assert!(ok(&run(&mut show)).contains("issued before"));
+}

@@ -221,11 +221,24 @@ impl Protect {
         let passphrase = Zeroizing::new(passphrase);
         let passphrase = passphrase.trim_end_matches(['\r', '\n']);
         check_passphrase(passphrase)?;
-        let ca = read_ca(path, &config.identity)?;
-        let encrypted = ca.to_encrypted_pem(passphrase, &mut OsRng).context("the key is not in this file")?;
-        write_private(path, encrypted.as_bytes(), true)?;
+        // All are read under the passphrase before, and that of the CA that issues is changed last: a run that was cut off
+        // can be given again.
+        let former = Cas::kept_files(&config.identity)?;
+        let mut cas = Vec::new();
+        for file in former.iter().chain([path]) {
+            cas.push((file, read_ca(file, &config.identity)?));
+        }
+        for (file, ca) in &cas {
+            match ca.to_encrypted_pem(passphrase, &mut OsRng) {
+                Some(encrypted) => write_private(file, encrypted.as_bytes(), true)?,
+                None if file == &path => bail!("the key is not in this file"),
+                // It is in a token.
+                None => {}
+            }
+        }
         if json {
-            return show::json(out, &serde_json::json!({ "file": path, "key_encrypted": true }));
+            let former = former.as_slice();
+            return show::json(out, &serde_json::json!({ "file": path, "former": former, "key_encrypted": true }));
         }
         writeln!(out, "the key in {} is encrypted now", path.display())?;
         writeln!(out, "copies of the file as it was still hold it in the clear: find and delete them")?;
