@@ -4,11 +4,17 @@
 //! each claim is checked. Broker, coordinator and agents are the real ones, in one process.
 //! Deliberately absent: any decision of the protocol, and any shortcut past MQTT, TLS or the disk.
 
+pub mod bound;
 pub mod check;
 pub mod demo;
+pub mod device_cost;
+pub mod field;
 pub mod fleet;
 pub mod measure;
 pub mod outside;
+pub mod parts;
+pub mod plain_sockets;
+pub mod prober;
 pub mod progress;
 pub mod report;
 pub mod thief;

@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleetkey_chaos::command::Chaos;
 use fleetkey_mqtt::BrokerUrl;
 use fleetkey_sim::demo::{self, Options};
+use fleetkey_sim::field::FieldBroker;
 use fleetkey_sim::fleet::{BrokerChoice, FanOut};
 use fleetkey_sim::outside::Outside;
+use fleetkey_sim::{bound, parts, plain_sockets};
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 /// Simulated Fleetkey fleets, on real parts.
@@ -24,8 +27,56 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bound(BoundArguments),
     Chaos(Chaos),
     Demo(Demo),
+    /// A part of a fleet in several processes; started by the other commands.
+    #[command(hide = true)]
+    Part {
+        /// Which.
+        #[arg(value_enum)]
+        part: PartName,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PartName {
+    Broker,
+    Devices,
+    Sockets,
+}
+
+/// How far a rekey is from what it could cost at best.
+///
+/// Onboards a fleet through a real broker, each device with its own connection, and revokes one device several times. Then the
+/// same connections carry messages and replies of the same sizes that nobody looks at; plain sockets do the same; and what a
+/// device must compute is measured alone. The bound is the second plus the last; the ratio is the first over it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    fleetkey-sim bound --devices 10000\n  \
+    mosquitto -p 1883 & fleetkey-sim bound --devices 10000 --broker mqtt://127.0.0.1:1883 --json bound.json")]
+struct BoundArguments {
+    /// Devices, each with its own connection.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    devices: u32,
+    /// An MQTT broker to use instead of the embedded one: mqtt://HOST:PORT.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["tls", "fan_out"])]
+    broker: Option<BrokerUrl>,
+    /// Speak TLS with the embedded broker, with a certificate for each device.
+    #[arg(long)]
+    tls: bool,
+    /// What carries cell messages to members in the embedded broker.
+    #[arg(long, value_enum, default_value_t)]
+    fan_out: FanOut,
+    /// Revocations, and rounds of everything else.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Devices in a cell.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(8..=256))]
+    cell_capacity: u16,
+    /// Where to write the figures as JSON, beside the table.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// Onboards a fleet, revokes devices, and checks that everyone else moved on.
@@ -69,8 +120,12 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("FLEETKEY_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let done = match Arguments::parse().command {
+        Command::Bound(bound) => bound.run(),
         Command::Chaos(chaos) => chaos.run(&mut std::io::stdout().lock()),
         Command::Demo(demo) => demo.run(),
+        Command::Part { part: PartName::Broker } => parts::broker::run().map(|()| true),
+        Command::Part { part: PartName::Devices } => parts::devices::run().map(|()| true),
+        Command::Part { part: PartName::Sockets } => plain_sockets::run().map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -79,6 +134,21 @@ fn main() -> ExitCode {
             eprintln!("fleetkey-sim: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+impl BoundArguments {
+    fn run(self) -> anyhow::Result<bool> {
+        let Self { devices, broker, tls, fan_out, rounds, cell_capacity, json } = self;
+        let broker = match broker {
+            Some(url) => FieldBroker::Plain(url),
+            None => FieldBroker::Embedded { tls, router: fan_out == FanOut::Router },
+        };
+        let options =
+            bound::Options { devices: devices as usize, broker, rounds: rounds as usize, cell_capacity };
+        let found = to_its_end(bound::run(&options), json)?;
+        write!(std::io::stdout().lock(), "{found}").context("print the figures")?;
+        Ok(true)
     }
 }
 
@@ -101,23 +171,32 @@ impl Demo {
         };
         let options = Options { devices: devices as usize, broker, with_revocation };
         options.check()?;
-        // Before the work, so that a path that cannot be written is not found out after it.
-        let json = json
-            .map(|path| std::fs::File::create(&path).with_context(|| format!("create {}", path.display())))
-            .transpose()?;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-        let report = runtime.block_on(async {
-            tokio::select! {
-                report = demo::run(&options) => report,
-                _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
-            }
-        })?;
-        runtime.shutdown_background();
-        if let Some(file) = json {
-            serde_json::to_writer_pretty(file, &report).context("write the report")?;
-        }
+        let report = to_its_end(demo::run(&options), json)?;
         write!(std::io::stdout().lock(), "{report}").context("print the report")?;
         Ok(report.passed())
     }
+}
+
+/// Runs it to its end, or to Ctrl-C, and writes what it found as JSON.
+fn to_its_end<T: Serialize>(
+    work: impl Future<Output = anyhow::Result<T>>,
+    json: Option<PathBuf>,
+) -> anyhow::Result<T> {
+    // Before the work, so that a path that cannot be written is not found out after it.
+    let json = json
+        .map(|path| std::fs::File::create(&path).with_context(|| format!("create {}", path.display())))
+        .transpose()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let found = runtime.block_on(async {
+        tokio::select! {
+            found = work => found,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        }
+    })?;
+    runtime.shutdown_background();
+    if let Some(file) = json {
+        serde_json::to_writer_pretty(file, &found).context("write the report")?;
+    }
+    Ok(found)
 }

@@ -238,7 +238,10 @@ impl Protect {
         }
         if json {
             let former = former.as_slice();
-            return show::json(out, &serde_json::json!({ "file": path, "former": former, "key_encrypted": true }));
+            return show::json(
+                out,
+                &serde_json::json!({ "file": path, "former": former, "key_encrypted": true }),
+            );
         }
         writeln!(out, "the key in {} is encrypted now", path.display())?;
         writeln!(out, "copies of the file as it was still hold it in the clear: find and delete them")?;

@@ -1,0 +1,71 @@
+//! The part that is the embedded broker.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use fleetkey_broker::{Broker, BrokerConfig, FanOutKind, Listener};
+use fleetkey_identity::{FleetRoots, IdentityKey, chain_from_pem, tls};
+use fleetkey_policy::{CellAccess, PolicyHandle, PolicyState};
+
+use super::orders::{BrokerAnswer, BrokerBegin, BrokerOrder, hear, say};
+use super::usage::Usage;
+
+/// Is the broker until standard input ends.
+///
+/// # Errors
+/// When it does not start, or is told nonsense.
+pub fn run() -> anyhow::Result<()> {
+    let (mut orders, mut answers) = (io::stdin().lock(), io::stdout().lock());
+    let Some(begin) = hear::<BrokerBegin>(&mut orders)? else { return Ok(()) };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let policy = PolicyHandle::new(PolicyState::new(begin.fleet, CellAccess::Members));
+    let broker = {
+        let _inside = runtime.enter();
+        start(&begin, &policy)?
+    };
+    let address = *broker.local_addrs().first().context("it listens nowhere")?;
+    say(&mut answers, &BrokerAnswer::Listening(address))?;
+    while let Some(order) = hear::<BrokerOrder>(&mut orders)? {
+        match order {
+            BrokerOrder::Policy(update) => {
+                // What it asks of live sessions, the broker sees to by itself.
+                _ = policy.apply(update).context("the policy is out of step")?;
+            }
+            BrokerOrder::Look => {
+                let stats = broker.stats();
+                let named = |counts: BTreeMap<&'static str, u64>| {
+                    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+                };
+                let seen = BrokerAnswer::Seen {
+                    sessions: stats.sessions,
+                    deliveries: stats.deliveries,
+                    closed: named(stats.closed),
+                    refused: named(stats.refused),
+                    usage: Usage::of_this_process(),
+                };
+                say(&mut answers, &seen)?;
+            }
+        }
+    }
+    runtime.shutdown_background();
+    Ok(())
+}
+
+fn start(begin: &BrokerBegin, policy: &PolicyHandle) -> anyhow::Result<Broker> {
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = match &begin.papers {
+        None => Listener::insecure_loopback(address),
+        Some(papers) => {
+            let roots = FleetRoots::from_pem(&begin.roots).context("the roots")?;
+            let chain = chain_from_pem(&papers.chain).context("the chain")?;
+            let key = IdentityKey::from_pkcs8_pem(&papers.key).context("the key")?;
+            Listener::tls(address, tls::server_config(&chain, &key, &roots)?)
+        }
+    };
+    let mut config = BrokerConfig::new(begin.fleet).listen(listener);
+    config.fan_out = if begin.router { FanOutKind::Router } else { FanOutKind::ExactMap };
+    config.limits.max_connections = begin.max_connections;
+    Broker::start(config, policy.clone()).context("start the broker")
+}

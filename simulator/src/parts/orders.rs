@@ -1,0 +1,200 @@
+//! What is said to a part, and what it answers.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use fleetkey_policy::PolicyUpdate;
+use fleetkey_swarm::Traffic;
+use fleetkey_wire::{DeviceId, FleetId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::usage::Usage;
+
+/// Longer messages are nonsense: a hundred thousand devices with their certificates take less.
+const MAX_BYTES: u32 = 512 * 1024 * 1024;
+
+/// A party's papers, as PEM: its certificate chain, leaf first, and its key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Papers {
+    /// The chain.
+    pub chain: String,
+    /// The key.
+    pub key: String,
+}
+
+/// The first words to a broker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BrokerBegin {
+    /// The fleet that it serves.
+    pub fleet: FleetId,
+    /// The fleet's roots, as PEM.
+    pub roots: String,
+    /// With these papers over TLS; else plain TCP on the loopback interface.
+    pub papers: Option<Papers>,
+    /// Whether rumqttd's router carries cell messages, instead of the map.
+    pub router: bool,
+    /// The most clients.
+    pub max_connections: usize,
+}
+
+/// What a broker is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum BrokerOrder {
+    /// The policy changes. Not answered.
+    Policy(PolicyUpdate),
+    /// How is it doing?
+    Look,
+}
+
+/// What a broker answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum BrokerAnswer {
+    /// It listens there.
+    Listening(SocketAddr),
+    /// How it is doing.
+    Seen {
+        /// Clients connected.
+        sessions: u64,
+        /// Messages handed to clients.
+        deliveries: u64,
+        /// Sessions that it has ended, by reason.
+        closed: BTreeMap<String, u64>,
+        /// What it has refused, by reason.
+        refused: BTreeMap<String, u64>,
+        /// What it has cost.
+        usage: Usage,
+    },
+}
+
+/// The first words to devices.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DevicesBegin {
+    /// Their fleet.
+    pub fleet: FleetId,
+    /// Its roots, as PEM.
+    pub roots: String,
+    /// The coordinator's chain, as PEM.
+    pub coordinator: String,
+    /// The broker.
+    pub broker: SocketAddr,
+    /// What its certificate is for, if it speaks TLS.
+    pub broker_name: Option<String>,
+    /// Where the connections come from.
+    pub from: Option<Ipv4Addr>,
+    /// Threads that they share.
+    pub threads: usize,
+    /// Connections that are made at once, on each thread.
+    pub max_connecting: usize,
+}
+
+/// Which devices, by the numbers in which they were made: from the first to before the last.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Which {
+    /// Those from the first number to before the second.
+    Range(usize, usize),
+    /// These.
+    Ids(Vec<DeviceId>),
+}
+
+/// What devices are told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum DevicesOrder {
+    /// So many more, without a connection. Answered with who they are.
+    Make(usize),
+    /// The chains of the devices made last, as PEM, in their order.
+    Certify(Vec<String>),
+    /// Connect, and stay connected.
+    Connect(Which),
+    /// Like pulling the cable.
+    Disconnect(Which),
+    /// Answer each message of a cell with so many bytes, without a look at it; or have the agents look again.
+    Echo(Option<usize>),
+    /// How are they doing?
+    Look,
+}
+
+/// A device that was made: the key never leaves its process.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Made {
+    /// Who it is.
+    pub id: DeviceId,
+    /// Its public key (Ed25519).
+    pub public_key: [u8; 32],
+}
+
+/// How devices are doing, all of a part together.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Seen {
+    /// Devices.
+    pub devices: usize,
+    /// Connections that the broker has accepted, and are there.
+    pub connected: usize,
+    /// Connections that were lost, or refused.
+    pub lost: u64,
+    /// Devices in a group at least.
+    pub in_group: usize,
+    /// Key epochs that devices were shown with two secrets.
+    pub alarms: u64,
+    /// What came and went.
+    pub traffic: Traffic,
+    /// What a device received, in bytes, each on its own.
+    pub received_bytes: Vec<u64>,
+    /// What their agents have refused, by name.
+    pub refused: BTreeMap<String, u64>,
+    /// Messages that were answered without a look.
+    pub echoed: u64,
+    /// What their process has cost.
+    pub usage: Usage,
+}
+
+/// What devices answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum DevicesAnswer {
+    /// The devices that were made.
+    Made(Vec<Made>),
+    /// It is done, or under way.
+    Done,
+    /// How they are doing.
+    Seen(Box<Seen>),
+}
+
+/// Says one thing.
+pub(crate) fn say(to: &mut impl Write, what: &impl Serialize) -> io::Result<()> {
+    to.write_all(&encode(what)?)?;
+    to.flush()
+}
+
+pub(crate) fn encode(what: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 4];
+    ciborium::into_writer(what, &mut bytes).map_err(io::Error::other)?;
+    let length = u32::try_from(bytes.len() - 4).map_err(io::Error::other)?;
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(bytes)
+}
+
+/// Hears one thing; nothing when the other side has ended.
+pub(crate) fn hear<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    match from.read_exact(&mut length) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let mut bytes = vec![0; bounded(length)?];
+    from.read_exact(&mut bytes)?;
+    decode(&bytes).map(Some)
+}
+
+pub(crate) fn bounded(length: [u8; 4]) -> io::Result<usize> {
+    let length = u32::from_be_bytes(length);
+    if length > MAX_BYTES {
+        return Err(io::Error::other("a message without measure"));
+    }
+    usize::try_from(length).map_err(io::Error::other)
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    ciborium::from_reader(bytes).map_err(io::Error::other)
+}
