@@ -75,6 +75,8 @@ pub struct Bound {
     pub rekeys: Vec<Rekey>,
     /// Messages and replies through the same broker and connections, in milliseconds, each round.
     pub bare_milliseconds: Vec<f64>,
+    /// Of a bare round: processor time of broker and devices, in milliseconds, on average.
+    pub bare_cpu_milliseconds: (Option<f64>, f64),
     /// The same through plain sockets, in milliseconds, each round.
     pub plain_milliseconds: Vec<f64>,
     /// What one device must compute.
@@ -149,16 +151,19 @@ impl fmt::Display for Bound {
             f,
             "\nms: from the command to the coordinator's knowledge of a device; deciding, coordinator, broker, devices: processor \
              ms (deciding: the\ncoordinator's one writing thread); bytes/device: median / largest\n\n\
-             fan-out and replies   {:>9.1} ms   {} and {} bytes, same broker and connections, median of {}\n\
+             fan-out and replies   {:>9.1} ms   {} and {} bytes, same broker and connections, median of {} (processor ms: broker {}, \
+             devices {:.1})\n\
              by plain sockets      {:>9.1} ms   the same bytes, no broker\n\
              devices compute       {:>9.1} ms   {:.1} us each (verify {:.1}, open {:.1}, confirm {:.1}) over {} processors\n\
              the bound             {:>9.1} ms\n\
              revocation            {:>9.1} ms   median of {}\n\
-             ratio                 {:>9.2}",
+             ratio                 {:>9.2}\n",
             self.bare(),
             self.message_bytes,
             self.reply_bytes,
             self.bare_milliseconds.len(),
+            self.bare_cpu_milliseconds.0.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.1}")),
+            self.bare_cpu_milliseconds.1,
             median(&self.plain_milliseconds),
             self.cryptography(),
             device.microseconds(),
@@ -226,6 +231,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Bound> {
     let topics: Vec<Topic> = cells.iter().map(|cell| Topic::Cell { fleet, cell: *cell }).collect();
     let route = field.coordinator_route()?;
     let (rounds, replies) = (options.rounds, remaining.len() as u64);
+    let before = field.look().await?.spent;
     let progress = Progress::start("bare rounds", rounds);
     let bare_milliseconds = tokio::task::spawn_blocking(move || {
         let prober = Prober::connect(fleet, route)?;
@@ -236,6 +242,11 @@ pub async fn run(options: &Options) -> anyhow::Result<Bound> {
     })
     .await??;
     progress.finish(rounds);
+    let bare = spent(&before, &field.look().await?.spent);
+    // The first, which warms up, is not among the rounds.
+    let per_round = |milliseconds: f64| milliseconds / (rounds + 1) as f64;
+    let bare_cpu_milliseconds =
+        (bare.broker_cpu_milliseconds.map(per_round), per_round(bare.devices_cpu_milliseconds));
     field.shutdown().await;
 
     let progress = Progress::start("plain sockets", rounds);
@@ -253,6 +264,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Bound> {
         onboard_seconds,
         rekeys,
         bare_milliseconds,
+        bare_cpu_milliseconds,
         plain_milliseconds: plain_milliseconds.into_iter().map(milliseconds).collect(),
         device,
     })

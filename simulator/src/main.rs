@@ -17,6 +17,10 @@ use fleetkey_sim::{bound, parts, plain_sockets};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
+/// Millions of small pieces that come and go on several threads: the system's own allocator takes a tenth of the time for them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Simulated Fleetkey fleets, on real parts.
 #[derive(Debug, Parser)]
 #[command(name = "fleetkey-sim", version, arg_required_else_help = true)]

@@ -233,7 +233,8 @@ pub(crate) fn encode(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
     bytes.push(VERSION);
     ciborium::into_writer(value, &mut bytes).expect("writing to memory does not fail");
     let exact = Zeroizing::new(bytes.as_slice().to_vec());
-    bytes.zeroize();
+    // What was written, and not the room beyond it: that has never held anything.
+    bytes.as_mut_slice().zeroize();
     exact
 }
 

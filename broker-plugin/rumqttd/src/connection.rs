@@ -34,6 +34,8 @@ use crate::session::{Session, Wants};
 /// With this much to write, nothing more is read or taken from the queue.
 const OUTPUT_BYTES: usize = 64 * 1024;
 const OUTPUT_PACKETS: usize = 64;
+/// What a whole fleet says is written to a coordinator in gulps: at most one in this time, unless it is much.
+const GATHER: Duration = Duration::from_millis(1);
 /// How long the last packets to a client may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -56,6 +58,8 @@ pub(crate) struct Connection<S> {
     silenced: Option<Instant>,
     /// When its certificate ends.
     expires: Option<Instant>,
+    /// Nothing more is taken from the queue before then, unless it is much.
+    gathering: Option<Instant>,
     /// Since when the client has taken nothing of what there is for it.
     stalled: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -91,6 +95,7 @@ impl<S: Stream> Connection<S> {
             budget,
             silenced: None,
             expires: terms.expires,
+            gathering: None,
             stalled: None,
             timer: Box::pin(sleep_until(heard + keep_alive)),
         }
@@ -224,6 +229,9 @@ impl<S: Stream> Connection<S> {
 
     /// Moves messages from the queue to the link.
     fn fill_output(&mut self) {
+        if self.gathering.is_some() && !self.session.has_much() {
+            return;
+        }
         let (mut messages, mut payload_bytes) = (0, 0);
         while self.has_room() {
             let Some(delivery) = self.session.take(self.in_flight.has_room()) else { break };
@@ -247,6 +255,7 @@ impl<S: Stream> Connection<S> {
             self.hub.counters.delivered(messages, payload_bytes);
             if self.session.party == Party::Coordinator {
                 self.hub.coordinator_took(&self.session);
+                self.gathering = Some(Instant::now() + GATHER);
             }
         }
     }
@@ -256,6 +265,7 @@ impl<S: Stream> Connection<S> {
         let mut progress = self.poll_output(cx)?;
         let wants = match (self.has_room(), self.in_flight.has_room()) {
             (false, _) => Wants::Nothing,
+            (true, _) if self.gathering.is_some() => Wants::Later,
             (true, false) => Wants::Qos0,
             (true, true) => Wants::Any,
         };
@@ -316,7 +326,10 @@ impl<S: Stream> Connection<S> {
         loop {
             let silent = self.heard + self.keep_alive;
             let stuck = self.stalled.map(|since| since + self.hub.limits.write_timeout);
-            let next = [stuck, self.silenced, self.expires].into_iter().flatten().fold(silent, Instant::min);
+            let next = [stuck, self.silenced, self.gathering, self.expires]
+                .into_iter()
+                .flatten()
+                .fold(silent, Instant::min);
             // A deadline that has moved away is noticed when the timer goes off.
             if next < self.timer.deadline() {
                 self.timer.as_mut().reset(next);
@@ -331,6 +344,10 @@ impl<S: Stream> Connection<S> {
             }
             if self.expires.is_some_and(|expires| expires <= now) {
                 return Poll::Ready(Err(Refusal::ExpiredCertificate.into()));
+            }
+            if self.gathering.is_some_and(|until| until <= now) {
+                self.gathering = None;
+                return Poll::Ready(Ok(()));
             }
             if self.silenced.is_some_and(|silenced| silenced <= now) {
                 return Poll::Ready(Ok(()));

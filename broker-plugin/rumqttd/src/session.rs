@@ -74,12 +74,17 @@ impl Subscriptions {
     }
 }
 
+/// So many messages are worth a call of their own.
+const MUCH: usize = 64;
+
 #[derive(Default)]
 struct Outbox {
     queue: VecDeque<Delivery>,
     payload_bytes: usize,
     close: Option<Close>,
     waker: Option<Waker>,
+    /// The connection comes by itself, soon: it is called for much only.
+    is_gathering: bool,
 }
 
 /// A message for one session.
@@ -127,6 +132,9 @@ impl Session {
             outbox.payload_bytes += message.payload().len();
             let qos = message.qos().min(subscribed);
             outbox.queue.push_back(Delivery { message: message.clone(), qos });
+            if outbox.is_gathering && outbox.queue.len() < MUCH {
+                return;
+            }
         }
         wake(outbox);
     }
@@ -149,6 +157,11 @@ impl Session {
         !self.outbox().is_full(half, 0)
     }
 
+    /// Whether so much waits that it is worth a write of its own.
+    pub(crate) fn has_much(&self) -> bool {
+        self.outbox().queue.len() >= MUCH
+    }
+
     /// The next message, unless it needs a packet id and there is none to give.
     pub(crate) fn take(&self, qos1_allowed: bool) -> Option<Delivery> {
         let mut outbox = self.outbox();
@@ -169,8 +182,10 @@ impl Session {
         if let Some(why) = &outbox.close {
             return Poll::Ready(Err(why.clone()));
         }
+        outbox.is_gathering = wants == Wants::Later;
         let ready = match wants {
             Wants::Nothing => false,
+            Wants::Later => outbox.queue.len() >= MUCH,
             Wants::Qos0 => outbox.has_next(false),
             Wants::Any => outbox.has_next(true),
         };
@@ -194,6 +209,8 @@ impl Session {
 pub(crate) enum Wants {
     /// Nothing: enough is being written already.
     Nothing,
+    /// Nothing for a moment, unless it is much: what comes meanwhile is taken at once.
+    Later,
     /// Nothing that needs a packet id.
     Qos0,
     /// Anything.
@@ -273,6 +290,22 @@ mod tests {
         assert_eq!(session.take(false).unwrap().qos, Qos::AtMostOnce);
         assert!(session.take(false).is_none());
         assert_eq!(session.take(true).unwrap().qos, Qos::AtLeastOnce);
+    }
+
+    #[test]
+    fn who_gathers_is_called_for_much_and_for_the_end() {
+        let session = Session::new(1, Party::Coordinator, "c", None, LIMIT);
+        let wants = |wants| session.poll_outbox(&Context::from_waker(Waker::noop()), wants);
+        assert!(wants(Wants::Later).is_pending());
+        for _ in 1..MUCH {
+            session.deliver(&message(1, Qos::AtMostOnce), Qos::AtMostOnce);
+        }
+        assert!(wants(Wants::Later).is_pending());
+        assert!(wants(Wants::Any).is_ready());
+        session.deliver(&message(1, Qos::AtMostOnce), Qos::AtMostOnce);
+        assert!(wants(Wants::Later).is_ready());
+        session.close(Close::ShuttingDown);
+        assert!(matches!(wants(Wants::Later), Poll::Ready(Err(Close::ShuttingDown))));
     }
 
     #[test]

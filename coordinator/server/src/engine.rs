@@ -36,7 +36,12 @@ pub(crate) const MAX_UPS: usize = 4_096;
 /// Messages that wait in front of the connection.
 pub(crate) const MAX_HANDED: usize = 1_024;
 /// Inputs in one transaction.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH: usize = 1_024;
+/// While devices speak without a break, what they say is taken in gulps: one transaction, and one wait for the disk, for all
+/// that came within this time. Commands and timers wait for nothing.
+const GULP: Duration = Duration::from_millis(8);
+/// As much of it waits for no more.
+const FULL_GULP: usize = 256;
 /// A batch takes no more inputs after this long.
 const BATCH_TIME: Duration = Duration::from_millis(20);
 /// How long an orderly end waits for messages to be sent.
@@ -172,6 +177,8 @@ enum Heard {
     Room,
     Input(Input),
     Timer,
+    /// It is time for what devices say.
+    Hunger,
 }
 
 enum Input {
@@ -186,6 +193,8 @@ struct Thread {
     link: Link,
     cpu: Option<ThreadCpu>,
     gauged_at: Option<Instant>,
+    /// When what devices said was last taken.
+    last_gulp: Option<Instant>,
 }
 
 /// Who is told of what was decided.
@@ -204,7 +213,8 @@ impl Thread {
             |publishes: &[Publish], _: &[Event]| around.count(publishes, &Classifier::for_load());
         let (writer, concluded) = Writer::open(setup, store, clock::now(), &mut OsRng, &mut observe)?;
         let cpu = ThreadCpu::of_this_thread();
-        let mut thread = Self { around: Arc::new(around), ports, writer, link, cpu, gauged_at: None };
+        let mut thread =
+            Self { around: Arc::new(around), ports, writer, link, cpu, gauged_at: None, last_gulp: None };
         if let Some(concluded) = concluded {
             thread.speak(concluded);
             thread.around.set_ready(true);
@@ -219,15 +229,24 @@ impl Thread {
                 Heard::Stop(Stop::Finish) => return self.finish().await,
                 Heard::Sent(ticket) => self.writer.settle(ticket, clock::now()),
                 Heard::Room => self.hand_over(),
-                Heard::Input(first) => self.step(Some(first)),
+                Heard::Input(first) => {
+                    let is_up = matches!(first, Input::Up(_));
+                    self.step(Some(first));
+                    if is_up {
+                        self.last_gulp = Some(Instant::now());
+                    }
+                }
                 Heard::Timer => self.step(None),
+                Heard::Hunger => {}
             }
         }
     }
 
     async fn hear(&mut self) -> Heard {
         let wake = tokio::time::Instant::from_std(self.wake_at());
-        let takes_ups = self.writer.takes_ups();
+        let may_gulp = self.may_gulp();
+        let next_gulp = tokio::time::Instant::from_std(self.last_gulp.unwrap_or_else(Instant::now) + GULP);
+        let takes_ups = may_gulp && self.writer.takes_ups();
         let has_message = self.writer.has_message();
         let Ports { stop, commands, ups, sent } = &mut self.ports;
         // The order is the order of precedence.
@@ -241,8 +260,14 @@ impl Thread {
             () = self.link.room(), if has_message => Heard::Room,
             Some(command) = commands.recv() => Heard::Input(Input::Command(command)),
             Some(up) = ups.recv(), if takes_ups => Heard::Input(Input::Up(up)),
+            () = tokio::time::sleep_until(next_gulp), if !may_gulp => Heard::Hunger,
             () = tokio::time::sleep_until(wake) => Heard::Timer,
         }
+    }
+
+    /// Whether it is time for what devices say.
+    fn may_gulp(&self) -> bool {
+        self.last_gulp.is_none_or(|at| at.elapsed() >= GULP) || self.ports.ups.len() >= FULL_GULP
     }
 
     /// When there is something to do without an input.

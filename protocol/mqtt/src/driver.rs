@@ -147,20 +147,26 @@ impl Driver {
                 }
             };
             session.full = false;
-            let progress = match polled {
-                Ok(rumqttc::Event::Incoming(packet)) => self.incoming(session, packet),
-                Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return End::Closed,
-                Ok(rumqttc::Event::Outgoing(packet)) => {
-                    self.outgoing(&packet);
-                    Ok(())
+            let mut polled = Some(polled);
+            // What came in one read is there already: no need to ask for it one by one.
+            while let Some(event) = polled.take() {
+                let progress = match event {
+                    Ok(rumqttc::Event::Incoming(packet)) => self.incoming(session, packet),
+                    Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return End::Closed,
+                    Ok(rumqttc::Event::Outgoing(packet)) => {
+                        self.outgoing(&packet);
+                        Ok(())
+                    }
+                    Err(error) => Err(Broken::Connection(Box::new(error))),
+                };
+                match progress {
+                    Ok(()) => {}
+                    Err(_) if session.goodbye => return End::Closed,
+                    Err(broken) => return End::Broken(broken),
                 }
-                Err(error) => Err(Broken::Connection(Box::new(error))),
-            };
-            match progress {
-                Ok(()) => {}
-                Err(_) if session.goodbye => return End::Closed,
-                Err(broken) => return End::Broken(broken),
+                polled = event_loop.state.events.pop_front().map(Ok);
             }
+            self.shared.wake_consumer.notify_one();
         }
     }
 
@@ -293,9 +299,8 @@ impl Driver {
                 }
             }
             Incoming::UnsubAck(answer) => self.shared.subscriptions().unsubscribed(answer.pkid)?,
-            _ => return Ok(()),
+            _ => {}
         }
-        self.shared.wake_consumer.notify_one();
         Ok(())
     }
 

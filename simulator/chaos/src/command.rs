@@ -28,7 +28,7 @@ use crate::run::{Figures, Options, plan_of};
   fleetkey-sim chaos --seed 17                            one seed
   fleetkey-sim chaos --profile power-cut --devices 10000 --seeds 1
 
-Profiles: calm, rough, storm, hell (everything, malice included), power-cut.")]
+Profiles: calm, rough, storm, hell (everything, malice included), guarded (the same with a\npre-shared key), power-cut.")]
 pub struct Chaos {
     /// The first seed, or the only one when --seeds is not given.
     #[arg(long)]

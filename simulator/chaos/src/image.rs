@@ -43,21 +43,21 @@ pub(crate) struct Image {
 /// One fleet, made by whoever needs it first.
 type Slot = Arc<OnceLock<Option<Arc<Image>>>>;
 
-static MADE: Mutex<BTreeMap<(u64, usize), Slot>> = Mutex::new(BTreeMap::new());
+static MADE: Mutex<BTreeMap<(u64, usize, bool), Slot>> = Mutex::new(BTreeMap::new());
 
 /// The fleet that the world of `seed` begins with, if it begins with one.
 pub(crate) fn of_seed(seed: u64, profile: &Profile, devices: usize) -> Option<Arc<Image>> {
     if seed.is_multiple_of(ONE_IN_BEGINS_COLD) || profile.is_plain {
         return None;
     }
-    let key = (seed % SHAPES, devices);
+    let key = (seed % SHAPES, devices, profile.is_guarded);
     let slot = Arc::clone(MADE.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
-    slot.get_or_init(|| make(key.0, devices).map(Arc::new)).clone()
+    slot.get_or_init(|| make(key.0, devices, key.2).map(Arc::new)).clone()
 }
 
 /// `None` when the fleet does not come to rest: the worlds that begin with nothing will tell why.
-fn make(shape: u64, devices: usize) -> Option<Image> {
-    let calm = Profile::named("calm")?;
+fn make(shape: u64, devices: usize, is_guarded: bool) -> Option<Image> {
+    let calm = Profile { is_guarded, ..Profile::named("calm")? };
     let mut world = World::new(shape, calm, Vec::new(), Fleet::new(shape));
     world.weather = crate::world::Weather::CALM;
     world.begin(devices);

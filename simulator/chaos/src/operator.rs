@@ -357,10 +357,10 @@ impl World {
 }
 
 impl World {
-    /// The pre-shared key of a group, in a world where it asks for one.
+    /// The pre-shared key of a group, in a world where it asks for one: the same in every world, as many begin with one fleet.
     pub(crate) fn psk_of(&self, group: usize) -> Option<Psk> {
         let is_guarded = self.profile.is_guarded && group == 0;
-        is_guarded.then(|| Psk::random(Dice::of(self.seed, "psk", group as u64).rng()))
+        is_guarded.then(|| Psk::random(Dice::of(0, "psk", group as u64).rng()))
     }
 }
 

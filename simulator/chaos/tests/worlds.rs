@@ -45,6 +45,14 @@ fn every_rule_holds_in_hell() {
     assert!(outcomes.iter().any(|outcome| outcome.figures.lies > 0), "some had hostile devices");
 }
 
+/// The first seeds begin with a fleet at rest, the last with none.
+#[test]
+fn every_rule_holds_where_a_group_asks_for_a_pre_shared_key() {
+    let outcomes = holds("guarded", 1..5, 30);
+    let joins: u64 = outcomes.iter().filter_map(|outcome| outcome.figures.catch_ups.get("fresh_join")).sum();
+    assert!(joins > 0, "somebody came back by an Add");
+}
+
 #[test]
 fn after_a_power_cut_everybody_comes_back() {
     for outcome in holds("power-cut", 1..2, 100) {
