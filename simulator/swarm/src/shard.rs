@@ -22,7 +22,9 @@ use crate::route::Route;
 use crate::socket::Socket;
 
 const WAKER: Token = Token(usize::MAX);
-const MAX_EVENTS: usize = 1_024;
+/// Sockets that are looked at before what they led to is sent, all of it at once: whoever is on the other side is woken once
+/// for many.
+const MAX_EVENTS: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
 /// From the first packet of TCP to CONNACK.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
@@ -156,6 +158,8 @@ pub struct Crew<R> {
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     scratch: Vec<u8>,
     outbox: Outbox,
+    /// Places that have something to send.
+    unsent: Vec<usize>,
     dice: ChaCha20Rng,
     lost: u64,
 }
@@ -172,6 +176,7 @@ impl<R: Rider> Crew<R> {
             timers: BinaryHeap::new(),
             scratch: vec![0; READ_BYTES],
             outbox: Outbox::default(),
+            unsent: Vec::new(),
             dice: ChaCha20Rng::from_rng(OsRng).expect("the system has entropy"),
             lost: 0,
         }
@@ -270,6 +275,7 @@ impl<R: Rider> Crew<R> {
                 }
             }
             self.ring();
+            self.send();
             self.let_in_line();
         }
     }
@@ -293,8 +299,19 @@ impl<R: Rider> Crew<R> {
             Ok(false) => return,
             Err(_) => return self.fail(at),
         }
-        if self.read(at).is_err() || self.write(at).is_err() {
+        // Before it is read: what comes of that is sent with the rest of the round. But TLS has answers of its own.
+        let is_tls = place.route.tls.is_some();
+        if self.write(at).is_err() || self.read(at).is_err() || (is_tls && self.write(at).is_err()) {
             self.fail(at);
+        }
+    }
+
+    /// Sends what the last round has led to.
+    fn send(&mut self) {
+        for at in std::mem::take(&mut self.unsent) {
+            if self.write(at).is_err() {
+                self.fail(at);
+            }
         }
     }
 
@@ -385,14 +402,8 @@ impl<R: Rider> Crew<R> {
                 for (topic, payload) in self.outbox.publishes.drain(..) {
                     link::publish(&topic, &payload, &mut place.out);
                 }
-                let failed = if was_empty && let Phase::Open(socket) = &mut place.phase {
-                    socket.write(&mut place.out).is_err()
-                } else {
-                    false
-                };
-                if failed {
-                    self.outbox.clear();
-                    return self.fail(at);
+                if was_empty && !place.out.is_empty() {
+                    self.unsent.push(at);
                 }
             }
             self.outbox.clear();
