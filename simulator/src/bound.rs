@@ -17,10 +17,10 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::device_cost::{self, DeviceCost};
 use crate::field::{Field, FieldBroker, FieldOptions, Spent};
-use crate::measure::{Distribution, Times};
 use crate::plain_sockets;
 use crate::prober::Prober;
 use crate::progress::Progress;
+use fleetkey_report::{Distribution, Times};
 
 /// What is measured.
 #[derive(Debug, Clone)]
@@ -119,8 +119,9 @@ impl fmt::Display for Bound {
         )?;
         writeln!(
             f,
-            "{:<12} {:>9} {:>9} {:>9}  {:>11} {:>12} {:>10} {:>10}  {:>13}",
+            "{:<12} {:>9} {:>9} {:>9} {:>9}  {:>11} {:>12} {:>10} {:>10}  {:>13}",
             "revoke one",
+            "first ms",
             "p50 ms",
             "p99 ms",
             "last ms",
@@ -134,8 +135,9 @@ impl fmt::Display for Bound {
             let (times, bytes) = (&rekey.milliseconds, &rekey.bytes_per_device);
             writeln!(
                 f,
-                "{:<12} {:>9.1} {:>9.1} {:>9.1}  {:>11.1} {:>12.1} {:>10} {:>10.1}  {:>13}",
+                "{:<12} {:>9.1} {:>9.1} {:>9.1} {:>9.1}  {:>11.1} {:>12.1} {:>10} {:>10.1}  {:>13}",
                 round + 1,
+                times.min,
                 times.p50,
                 times.p99,
                 times.max,
@@ -343,7 +345,7 @@ async fn revoke(field: &mut Field, group: GroupId, victim: DeviceId, others: usi
     let bytes = after.devices.received_bytes.iter().zip(&before.devices.received_bytes);
     Ok(Rekey {
         milliseconds: times.milliseconds(),
-        bytes_per_device: crate::measure::distribution_of(bytes.map(|(after, before)| after - before)),
+        bytes_per_device: fleetkey_report::distribution_of(bytes.map(|(after, before)| after - before)),
         ..spent(&before.spent, &after.spent)
     })
 }

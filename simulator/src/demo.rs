@@ -11,11 +11,11 @@ use fleetkey_coordinator_core::Policy;
 use fleetkey_wire::{CellId, DeviceId, GroupId, Reason, Topic};
 use rand_core::{OsRng, RngCore};
 
-use crate::check::Check;
 use crate::fleet::{BrokerChoice, Device, Fleet, until};
 use crate::progress::Progress;
 use crate::report::{Report, RevocationFigures, Stage};
 use crate::thief::Thief;
+use fleetkey_report::Check;
 use stage::Watch;
 
 /// Devices that are revoked.

@@ -5,12 +5,10 @@
 //! Deliberately absent: any decision of the protocol, and any shortcut past MQTT, TLS or the disk.
 
 pub mod bound;
-pub mod check;
 pub mod demo;
 pub mod device_cost;
 pub mod field;
 pub mod fleet;
-pub mod measure;
 pub mod outside;
 pub mod parts;
 pub mod plain_sockets;

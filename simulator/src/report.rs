@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::check::Check;
-use crate::measure::Distribution;
+use fleetkey_report::Check;
+use fleetkey_report::Distribution;
 
 /// What one stage took.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -51,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("fleetkey-door", &["fleetkey-identity", "fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
     ("fleetkey-gate", &["fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
+    ("fleetkey-report", &[]),
     ("fleetkey-swarm", &["fleetkey-agent-core", "fleetkey-wire"]),
     // It comes to brokers from outside.
     ("fleetkey-intruder", &["fleetkey-identity", "fleetkey-wire"]),

@@ -14,15 +14,19 @@
 //! Leaves encryption to the store. Statements were verified before they were stored, and are not again.
 
 use std::fmt;
+use std::io::Write as _;
 
 use fleetkey_mls::{KeyPackageRef, LocalError};
-use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId, KeyEpoch, PskId, Suite};
+use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId, KeyEpoch, PskId, SecretWriter, Suite};
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// The version of every value but those of the MLS crate, which carry their own.
 const VERSION: u8 = 1;
+
+/// Most values take no more.
+const USUAL_BYTES: usize = 512;
 
 /// What a stored value is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -228,14 +232,10 @@ pub(crate) struct StoredSilence {
 
 /// A value's bytes.
 pub(crate) fn encode(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
-    // Room enough that the buffer need not grow: growing leaves copies of secrets behind.
-    let mut bytes = Vec::with_capacity(16 * 1024);
-    bytes.push(VERSION);
+    let mut bytes = SecretWriter::with_capacity(USUAL_BYTES);
+    bytes.write_all(&[VERSION]).expect("writing to memory does not fail");
     ciborium::into_writer(value, &mut bytes).expect("writing to memory does not fail");
-    let exact = Zeroizing::new(bytes.as_slice().to_vec());
-    // What was written, and not the room beyond it: that has never held anything.
-    bytes.as_mut_slice().zeroize();
-    exact
+    bytes.into_bytes()
 }
 
 /// A value from its bytes.

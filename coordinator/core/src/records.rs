@@ -6,11 +6,12 @@ mod audit;
 mod enrolment;
 mod operator;
 
+use std::io::Write as _;
+
 use fleetkey_wire::keys::SECRET_BYTES;
-use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Psk, PskId, Suite};
+use fleetkey_wire::{CellEpoch, CellId, DeviceId, GroupId, KeyEpoch, Psk, PskId, SecretWriter, Suite};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::audit::AuditHead;
 use crate::labels::Labels;
@@ -23,6 +24,9 @@ pub use operator::{BadOperatorName, OperatorName, OperatorRecord, OperatorRole, 
 
 /// The version in front of every stored value whose record names no other.
 pub const RECORD_VERSION: u8 = 1;
+
+/// Most records take no more.
+const USUAL_BYTES: usize = 256;
 
 /// Which kind of record a row holds. The names and numbers are part of the stored format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,9 +146,10 @@ pub trait Record: Serialize + DeserializeOwned {
 
     /// The write that stores it.
     fn put(&self) -> Write {
-        let mut value = Zeroizing::new(vec![Self::VERSION]);
-        ciborium::into_writer(self, &mut *value).expect("writing a record to memory does not fail");
-        Write { table: Self::TABLE, key: self.key(), value: Some(value) }
+        let mut value = SecretWriter::with_capacity(USUAL_BYTES);
+        value.write_all(&[Self::VERSION]).expect("writing a record to memory does not fail");
+        ciborium::into_writer(self, &mut value).expect("writing a record to memory does not fail");
+        Write { table: Self::TABLE, key: self.key(), value: Some(value.into_bytes()) }
     }
 
     /// The write that removes it.

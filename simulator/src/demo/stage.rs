@@ -11,9 +11,9 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::fleet::{Device, Fleet};
-use crate::measure::{Times, distribution_of};
 use crate::progress::Progress;
 use crate::report::Stage;
+use fleetkey_report::{Times, distribution_of};
 
 /// How long a stage may take, whatever the size of the fleet, and what each device adds.
 const LONGEST: Duration = Duration::from_secs(60);

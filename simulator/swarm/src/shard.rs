@@ -24,7 +24,7 @@ use crate::socket::Socket;
 const WAKER: Token = Token(usize::MAX);
 /// Sockets that are looked at before what they led to is sent, all of it at once: whoever is on the other side is woken once
 /// for many.
-const MAX_EVENTS: usize = 64;
+const MAX_EVENTS: usize = 48;
 const READ_BYTES: usize = 64 * 1024;
 /// From the first packet of TCP to CONNACK.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);

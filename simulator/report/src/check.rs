@@ -1,9 +1,9 @@
 //! Checks: claims that were held against what was seen.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One claim, and what was seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What is claimed.
     pub claim: String,
