@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use crate::authority::{Authority, Validities};
-use crate::cas::Cas;
+use crate::cas::{CaFiles, Cas};
 use crate::clock;
 use crate::config::{
     CA_PASSPHRASE_VARIABLE, Config, DeviceFrom, EnrolmentConfig, IdentityConfig, LogConfig, LogFormat,
@@ -57,7 +57,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 const REGISTRAR_DAYS: u32 = 7;
 const REGISTRAR_RENEWED_EVERY_SECONDS: u64 = 2 * 86_400;
 /// How often the clock is looked at: a machine that slept renews when it wakes.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 /// How often the recorder of metrics tidies up.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -220,6 +220,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         // It may do all the same; what is wrong with it is told when it does not.
         error!(%error, "the coordinator's certificate was not renewed");
     }
+    // Before the first of them is read: what changes from here on is taken.
+    let cas_known = CaFiles(&config.identity).stamp();
     let identity = Identity::read(&config.identity)?;
     let operator_token = token(&config.api.token)?;
     let broker_token = token(&config.api.broker_token)?;
@@ -246,12 +248,13 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         let lists =
             RevocationLists::new(service.handle(), authority.clone(), Some(config.enrolment.crl.clone()));
         tokio::spawn(lists.clone().keep(policy_feed, stop.clone()));
-        tokio::spawn(authority.follow(stop.clone()));
+        tokio::spawn(authority.follow(cas_known, stop.clone()));
         lists
     });
     let own = Own {
         path: config.identity.certificate.clone(),
         key: identity.party.key.clone(),
+        chain: identity.party.chain.clone(),
         roots: identity.roots.clone(),
         shown,
         authority: authority.clone(),
@@ -353,6 +356,7 @@ async fn start_est(
     };
     let (manufacturers, rules) = manufacturers(config, identity.fleet)?;
     let names = config.enrolment.names.clone();
+    let mut behind = authority.shown_behind();
     let Party { key, chain } = authority.registrar(&names, REGISTRAR_DAYS)?;
     let (roots, limits) = (identity.roots.clone(), Limits::default());
     let server = EstServer::bind(listen, &chain, &key, roots.clone(), manufacturers.clone(), limits).await?;
@@ -363,19 +367,19 @@ async fn start_est(
     let router = fleetkey_est::router(Arc::new(registrar), roots, manufacturers);
     let renewing = stop.clone();
     tokio::spawn(async move {
-        let (mut made, mut issuer) = (clock::unix_seconds(), authority.issuer());
+        let mut made = clock::unix_seconds();
         while renewing.run_until_cancelled(tokio::time::sleep(LOOK_AT_CLOCK)).await.is_some() {
-            let (now, of_now) = (clock::unix_seconds(), authority.issuer());
+            let (now, of_now) = (clock::unix_seconds(), authority.shown_behind());
             // A clock that was set back makes a certificate that is not yet valid.
             let is_good = made <= now && now - made < REGISTRAR_RENEWED_EVERY_SECONDS;
-            if is_good && of_now == issuer {
+            if is_good && of_now == behind {
                 continue;
             }
             let party = authority.registrar(&names, REGISTRAR_DAYS).map_err(|error| error.to_string());
             let renewed =
                 party.and_then(|Party { key, chain }| renew(&chain, &key).map_err(|error| error.to_string()));
             match renewed {
-                Ok(()) => (made, issuer) = (now, of_now),
+                Ok(()) => (made, behind) = (now, of_now),
                 Err(error) => {
                     error!(%error, "the EST server keeps its certificate: no new one could be made")
                 }
