@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleetkey_coordinator_core::{BadLabels, Labels, Restored};
-use fleetkey_est::{BadManufacturer, EstServer, IdFrom, Limits, Manufacturer, Manufacturers};
+use fleetkey_est::{BadManufacturer, EstServer, Limits, Manufacturer, Manufacturers};
 use fleetkey_identity::tls::{OwnCertificate, renewable_client_config};
 use fleetkey_identity::{
     BadCertificate, BadCrl, BadPem, FleetCa, FleetRoots, IdentityKey, IssueError, Role, chain_from_pem,
@@ -29,7 +29,7 @@ use crate::authority::{Authority, Validities};
 use crate::cas::{CaFiles, Cas};
 use crate::clock;
 use crate::config::{
-    CA_PASSPHRASE_VARIABLE, Config, DeviceFrom, EnrolmentConfig, IdentityConfig, LogConfig, LogFormat,
+    CA_PASSPHRASE_VARIABLE, Config, EnrolmentConfig, IdentityConfig, LogConfig, LogFormat,
     MASTER_KEY_VARIABLE, ManufacturerConfig,
 };
 use crate::feed::PolicyFeed;
@@ -394,16 +394,11 @@ fn manufacturers(config: &Config, fleet: FleetId) -> Result<(Manufacturers, Rule
     let mut all = Vec::new();
     for ManufacturerConfig { name, roots, device_from, approval, labels } in &config.manufacturers {
         let ders = fleetkey_identity::certificates_from_pem(&files::read(roots)?).map_err(pem(roots))?;
-        let id_from = match device_from {
-            DeviceFrom::SerialNumber => IdFrom::SerialNumber,
-            DeviceFrom::CommonName => IdFrom::CommonName,
-            DeviceFrom::Uri => IdFrom::Uri,
-        };
         if rules.manufacturers.contains_key(name) {
             let why = "it is there twice, and its devices' ids are made of its name".to_owned();
             return Err(BadManufacturer { name: name.clone(), why }.into());
         }
-        all.push(Manufacturer::new(name, &ders, id_from)?);
+        all.push(Manufacturer::new(name, &ders, *device_from)?);
         let labels: Labels = labels.parse().map_err(|why| ServeError::Labels { name: name.clone(), why })?;
         rules.manufacturers.insert(name.clone(), ((*approval).into(), labels));
     }
