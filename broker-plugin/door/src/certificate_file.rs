@@ -21,28 +21,30 @@ pub struct CertificateFile {
     settings: TlsSettings,
     own: OwnCertificate,
     roots: FleetRoots,
+    known: State,
 }
 
-/// When a file was written, and how long it is.
-type State = Option<(SystemTime, u64)>;
+/// When each file was written, and how long it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct State([Option<(SystemTime, u64)>; 3]);
 
 impl CertificateFile {
-    /// The certificate that `settings` name, as it is put into `own`; `roots` are those that TLS was set up with.
-    pub fn new(settings: TlsSettings, own: OwnCertificate, roots: FleetRoots) -> Self {
-        Self { settings, own, roots }
+    /// The certificate that `settings` name, as it is put into `own`; `roots` are those that TLS was set up with, and `known`
+    /// what the files were before they were read.
+    pub(crate) fn new(settings: TlsSettings, own: OwnCertificate, roots: FleetRoots, known: State) -> Self {
+        Self { settings, own, roots, known }
     }
 
     /// Takes each certificate that is put in the place of the one before. Never ends.
-    pub async fn follow(self) {
-        let mut known = self.state();
+    pub async fn follow(mut self) {
         let mut clock = tokio::time::interval(LOOK_EVERY);
         loop {
             clock.tick().await;
-            let now = self.state();
-            if now == known {
+            let now = State::of(&self.settings);
+            if now == self.known {
                 continue;
             }
-            known = now;
+            self.known = now;
             let read = tokio::task::spawn_blocking({
                 let file = self.clone();
                 move || file.take()
@@ -76,12 +78,15 @@ impl CertificateFile {
         })?;
         Ok(read.not_after_unix_seconds)
     }
+}
 
-    fn state(&self) -> [State; 3] {
-        let TlsSettings { roots, certificate, key, .. } = &self.settings;
-        [roots, certificate, key].map(|path: &PathBuf| {
+impl State {
+    /// What the files are by now.
+    pub(crate) fn of(settings: &TlsSettings) -> Self {
+        let TlsSettings { roots, certificate, key, .. } = settings;
+        Self([roots, certificate, key].map(|path: &PathBuf| {
             let data = std::fs::metadata(path).ok()?;
             Some((data.modified().ok()?, data.len()))
-        })
+        }))
     }
 }

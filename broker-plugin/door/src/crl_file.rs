@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use fleetkey_identity::{BadCrl, Crl, FleetRoots, MAX_CRL_BYTES};
+use fleetkey_identity::{BadCrl, Crl, FleetRoots, MAX_CRL_BYTES, Revocations};
 use metrics::{counter, gauge};
 
 /// How often the file is looked at.
@@ -96,8 +96,15 @@ impl CrlFile {
         Ok(Crls(vouched))
     }
 
+    /// Lets nobody in with a certificate of a CA whose list is its last.
+    pub fn close_retired(&self, lists: &Crls) {
+        for list in &lists.0 {
+            self.roots.close(list);
+        }
+    }
+
     /// Puts the list in force, then each one that takes its place. Never ends.
-    pub async fn follow(self, mut current: Crls, obey: impl Fn(&Crl) -> usize) {
+    pub async fn follow(self, mut current: Crls, obey: impl Fn(&Revocations) -> usize) {
         let mut stamp = None;
         let mut clock = tokio::time::interval(LOOK_EVERY);
         self.put_in_force(&current, &obey);
@@ -143,6 +150,11 @@ impl Stamp {
 pub struct Crls(Vec<Crl>);
 
 impl Crls {
+    /// What they say together.
+    pub fn revocations(&self) -> Revocations {
+        Revocations::of(&self.0)
+    }
+
     /// The highest number among them.
     pub fn number(&self) -> u64 {
         self.0.iter().map(|list| list.number).max().unwrap_or(0)
@@ -178,36 +190,22 @@ impl Crls {
         Ok(is_new.then_some(Self(all)))
     }
 
-    /// All of them as one: no two CAs of a fleet give the same serial number.
-    fn merged(&self) -> Option<Crl> {
-        let (first, rest) = self.0.split_first()?;
-        let mut merged = first.clone();
-        for list in rest {
-            merged.number = merged.number.max(list.number);
-            merged.revoked.extend(list.revoked.iter().map(|(serial, at)| (serial.clone(), *at)));
-            // The one that is due first.
-            merged.next_update_unix_seconds =
-                merged.next_update_unix_seconds.into_iter().chain(list.next_update_unix_seconds).min();
-        }
-        Some(merged)
+    /// How many certificates they name, and when the first of them is due to be replaced.
+    fn extent(&self) -> (usize, i64) {
+        let certificates = self.0.iter().map(|list| list.revoked.len()).sum();
+        let next_update = self.0.iter().filter_map(|list| list.next_update_unix_seconds).min();
+        (certificates, next_update.unwrap_or(0))
     }
 }
 
 impl CrlFile {
-    fn put_in_force(&self, lists: &Crls, obey: &impl Fn(&Crl) -> usize) {
-        for list in &lists.0 {
-            self.roots.close(list);
-        }
-        if let Some(merged) = lists.merged() {
-            in_force(&merged, obey(&merged));
-        }
+    fn put_in_force(&self, lists: &Crls, obey: &impl Fn(&Revocations) -> usize) {
+        self.close_retired(lists);
+        let ended = obey(&lists.revocations());
+        let (number, (certificates, next_update)) = (lists.number(), lists.extent());
+        gauge!("fleetkey_broker_crl_number").set(number as f64);
+        gauge!("fleetkey_broker_crl_certificates").set(certificates as f64);
+        gauge!("fleetkey_broker_crl_next_update_seconds").set(next_update as f64);
+        tracing::info!(number, certificates, ended, "CRL in force");
     }
-}
-
-fn in_force(crl: &Crl, ended: usize) {
-    let (number, certificates) = (crl.number, crl.revoked.len());
-    gauge!("fleetkey_broker_crl_number").set(number as f64);
-    gauge!("fleetkey_broker_crl_certificates").set(certificates as f64);
-    gauge!("fleetkey_broker_crl_next_update_seconds").set(crl.next_update_unix_seconds.unwrap_or(0) as f64);
-    tracing::info!(number, certificates, ended, "CRL in force");
 }

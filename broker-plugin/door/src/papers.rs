@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fleetkey_identity::{Identity, Role, Serial};
+use fleetkey_identity::{Identity, IssuerAndSerial, Role};
 use fleetkey_policy::Party;
 use fleetkey_wire::FleetId;
 use rustls::pki_types::CertificateDer;
@@ -14,7 +14,7 @@ pub struct Papers {
     /// Who it is.
     pub party: Party,
     /// The certificate, to be looked for on the CRL; `None` for who was believed without one.
-    pub certificate: Option<Serial>,
+    pub certificate: Option<IssuerAndSerial>,
     /// When the certificate ends.
     pub not_after_unix_seconds: Option<i64>,
 }
@@ -39,7 +39,7 @@ impl Papers {
     /// # Errors
     /// [`BadPapers`].
     pub fn read(certificates: Option<&[CertificateDer<'_>]>, own: FleetId) -> Result<Self, BadPapers> {
-        let Identity { fleet, role, serial, not_after_unix_seconds, .. } =
+        let Identity { fleet, role, issuer, serial, not_after_unix_seconds, .. } =
             fleetkey_identity::tls::peer_identity(certificates).map_err(|_| BadPapers::BadCertificate)?;
         if fleet != own {
             return Err(BadPapers::OtherFleet { fleet });
@@ -52,7 +52,7 @@ impl Papers {
             Role::Device(device) => Party::Device(device),
         };
         let not_after_unix_seconds = Some(not_after_unix_seconds);
-        Ok(Self { party, certificate: Some(serial), not_after_unix_seconds })
+        Ok(Self { party, certificate: Some(IssuerAndSerial { issuer, serial }), not_after_unix_seconds })
     }
 
     /// When a session that begins now has to end, for its certificate does.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleetkey_door::rate::RateLimit;
+use fleetkey_identity::Revocations;
 use fleetkey_wire::FleetId;
 
 /// What a [`crate::Node`] is started with.
@@ -21,6 +22,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// The nodes that are one broker with this one.
     pub cluster: Option<ClusterConfig>,
+    /// Certificates that do not count from the first connection on.
+    pub revocations: Revocations,
 }
 
 /// The nodes that are one broker.

@@ -3,7 +3,7 @@
 //! rmqtt knows a connection by the address it comes from. A relay's is taken before it connects, and told here; who
 //! comes from any other address did not come through the front. Leaves to `hooks` what a guest may do.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use fleetkey_door::addresses::Addresses;
 use fleetkey_door::papers::Papers;
-use fleetkey_identity::{Crl, Serial};
+use fleetkey_identity::{IssuerAndSerial, Revocations};
 use fleetkey_policy::{Effects, Party, PolicyHandle};
 use fleetkey_wire::{CellId, DeviceId, FleetId, Topic};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
@@ -37,8 +37,8 @@ pub(crate) struct Guests {
     pub(crate) addresses: Addresses,
     open: AtomicU64,
     relayed: RwLock<HashMap<SocketAddr, Arc<Guest>>>,
-    /// Certificates on the CRL.
-    revoked_certificates: RwLock<BTreeSet<Serial>>,
+    /// Certificates that no longer count.
+    revocations: RwLock<Revocations>,
     refusal_log: Mutex<LogBudget>,
 }
 
@@ -93,7 +93,7 @@ impl Guests {
             addresses: Addresses::new(limits.max_connections_per_address),
             open: AtomicU64::new(0),
             relayed: RwLock::default(),
-            revoked_certificates: RwLock::default(),
+            revocations: RwLock::default(),
             refusal_log: Mutex::new(LogBudget { since: Instant::now(), lines: 0 }),
             limits,
         }
@@ -163,8 +163,8 @@ impl Guests {
     }
 
     /// Ends the connections of certificates that no longer count, and lets nobody in with one; answers how many ended.
-    pub(crate) fn obey_crl(&self, crl: &Crl) -> usize {
-        *write(&self.revoked_certificates) = crl.revoked.keys().cloned().collect();
+    pub(crate) fn obey_crl(&self, revocations: &Revocations) -> usize {
+        *write(&self.revocations) = revocations.clone();
         let mut ended = 0;
         for guest in self.everybody() {
             if self.check_certificate(guest.papers.certificate.as_ref()).is_err() {
@@ -192,9 +192,9 @@ impl Guests {
         }
     }
 
-    fn check_certificate(&self, certificate: Option<&Serial>) -> Result<(), Refusal> {
-        let revoked = read(&self.revoked_certificates);
-        if certificate.is_some_and(|serial| revoked.contains(serial)) {
+    fn check_certificate(&self, certificate: Option<&IssuerAndSerial>) -> Result<(), Refusal> {
+        let revocations = read(&self.revocations);
+        if certificate.is_some_and(|certificate| revocations.cover(certificate)) {
             return Err(Refusal::RevokedCertificate);
         }
         Ok(())

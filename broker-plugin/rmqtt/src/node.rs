@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleetkey_identity::Crl;
+use fleetkey_identity::Revocations;
 use fleetkey_policy::{Effects, PolicyHandle, Watch};
 use rmqtt::context::ServerContext;
 use rmqtt::net::{Builder, Listener};
@@ -79,6 +79,7 @@ impl Node {
             .map(|address| Front::bind(*address, config.tls.clone(), inner))
             .collect::<Result<_, _>>()?;
         let guests = Arc::new(Guests::new(config.fleet, config.limits, policy.clone()));
+        guests.obey_crl(&config.revocations);
         let context = context(config.cluster.as_ref()).await?;
         // Hooks before the first connection, the cluster's clients and this node's own alike.
         fit(&context, &guests).await;
@@ -124,10 +125,10 @@ impl Node {
         self.inner
     }
 
-    /// Lets nobody in with a certificate on this list, and ends the sessions of those who are; answers how many ended. The list
-    /// takes the place of the one before. Whoever hands it over has checked who made it.
-    pub fn obey_crl(&self, crl: &Crl) -> usize {
-        self.guests.obey_crl(crl)
+    /// Lets nobody in with one of these certificates, and ends the sessions of those who are; answers how many ended. They take
+    /// the place of those before. Whoever hands them over has checked who made the lists.
+    pub fn obey_crl(&self, revocations: &Revocations) -> usize {
+        self.guests.obey_crl(revocations)
     }
 
     /// The way to ask whether it can serve, for as long as the process lives.

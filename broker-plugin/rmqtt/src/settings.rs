@@ -114,7 +114,9 @@ impl Settings {
         let limits = self.limits.limits()?;
         let (access, policy) = self.policy.read()?;
         let TlsSetup { fleet, config, certificate, crl } = self.tls.read()?;
-        let node = NodeConfig { fleet, listen: self.listen.tls.clone(), tls: config, limits, cluster };
+        let revocations = crl.as_ref().map(|(_, first)| first.revocations()).unwrap_or_default();
+        let listen = self.listen.tls.clone();
+        let node = NodeConfig { fleet, listen, tls: config, limits, cluster, revocations };
         Ok(Setup { node, certificate, crl, access, policy })
     }
 }

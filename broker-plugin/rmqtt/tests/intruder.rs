@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fleetkey_broker_rmqtt::{Limits, Node, NodeConfig};
 use fleetkey_identity::tls::server_config;
-use fleetkey_identity::{IdentityKey, Role};
+use fleetkey_identity::{IdentityKey, Revocations, Role};
 use fleetkey_intruder::{Cast, Level, Target};
 use fleetkey_policy::{CellAccess, PolicyHandle, PolicyState, PolicyUpdate};
 use tokio::runtime::Runtime;
@@ -33,7 +33,14 @@ fn stage() -> Stage {
     let key = IdentityKey::from_pkcs8_pem(&papers.key_pem).unwrap();
     let tls = server_config(&papers.chain, &key, &cast.roots().unwrap()).unwrap();
     let listen = vec!["127.0.0.1:0".parse().unwrap()];
-    let config = NodeConfig { fleet: cast.fleet, listen, tls, limits: Limits::default(), cluster: None };
+    let config = NodeConfig {
+        fleet: cast.fleet,
+        listen,
+        tls,
+        limits: Limits::default(),
+        cluster: None,
+        revocations: Revocations::default(),
+    };
     let runtime = Runtime::new().unwrap();
     let node = runtime.block_on(Node::start(config, policy)).unwrap();
     Stage { cast, runtime, node }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use fleetkey_identity::Crl;
+use fleetkey_identity::Revocations;
 use fleetkey_policy::{PolicyHandle, Watch};
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +45,7 @@ impl Broker {
         let acceptors = config.listeners.iter().map(Acceptor::bind).collect::<Result<Vec<_>, _>>()?;
         let fan_out = fan_out::start(config.fan_out, config.fleet, &config.limits)?;
         let hub = Arc::new(Hub::new(config.fleet, config.limits, policy.clone(), fan_out));
+        hub.obey_crl(&config.revocations);
         let watch = policy.watch({
             let hub = Arc::downgrade(&hub);
             move |effects| {
@@ -75,10 +76,10 @@ impl Broker {
         self.hub.counters.snapshot()
     }
 
-    /// Lets nobody in with a certificate on this list, and ends the sessions of those who are; answers how many. The list
-    /// takes the place of the one before. Whoever hands it over has checked who made it.
-    pub fn obey_crl(&self, crl: &Crl) -> usize {
-        self.hub.obey_crl(crl)
+    /// Lets nobody in with one of these certificates, and ends the sessions of those who are; answers how many. They take the
+    /// place of those before. Whoever hands them over has checked who made the lists.
+    pub fn obey_crl(&self, revocations: &Revocations) -> usize {
+        self.hub.obey_crl(revocations)
     }
 
     /// Waits until the broker stops by itself, which it does when its fan-out has failed.

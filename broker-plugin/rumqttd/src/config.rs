@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleetkey_door::rate::RateLimit;
+use fleetkey_identity::Revocations;
 use fleetkey_wire::FleetId;
 
 /// What a [`crate::Broker`] is started with.
@@ -19,12 +20,15 @@ pub struct BrokerConfig {
     pub limits: Limits,
     /// What carries cell messages to the members.
     pub fan_out: FanOutKind,
+    /// Certificates that do not count from the first connection on.
+    pub revocations: Revocations,
 }
 
 impl BrokerConfig {
     /// A broker for `fleet` without listeners, with the default limits and fan-out.
     pub fn new(fleet: FleetId) -> Self {
-        Self { fleet, listeners: Vec::new(), limits: Limits::default(), fan_out: FanOutKind::default() }
+        let (limits, fan_out) = (Limits::default(), FanOutKind::default());
+        Self { fleet, listeners: Vec::new(), limits, fan_out, revocations: Revocations::default() }
     }
 
     /// The same with one more listener.

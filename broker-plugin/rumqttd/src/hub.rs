@@ -3,7 +3,7 @@
 //! `up` and `down` are delivered here, one map lookup each; cells go through the fan-out. Leaves to `connection` the
 //! packets and the sockets.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fleetkey_door::addresses::Addresses;
-use fleetkey_identity::{Crl, Serial};
+use fleetkey_identity::{IssuerAndSerial, Revocations};
 use fleetkey_policy::{Effects, Party, PolicyHandle, Qos};
 use fleetkey_wire::{DeviceId, Filter, FleetId, Topic};
 use tokio::sync::Semaphore;
@@ -44,8 +44,8 @@ pub(crate) struct Hub {
     /// TLS handshakes that may be under way.
     pub(crate) handshakes: Semaphore,
     fan_out: Box<dyn FanOut>,
-    /// Certificates on the CRL.
-    revoked_certificates: RwLock<BTreeSet<Serial>>,
+    /// Certificates that no longer count.
+    revocations: RwLock<Revocations>,
     pub(crate) addresses: Addresses,
     next_session: AtomicU64,
     devices: RwLock<HashMap<DeviceId, Arc<Session>>>,
@@ -93,7 +93,7 @@ impl Hub {
             failed: AtomicBool::new(false),
             handshakes,
             fan_out,
-            revoked_certificates: RwLock::default(),
+            revocations: RwLock::default(),
             addresses,
             next_session: AtomicU64::new(1),
             devices: RwLock::default(),
@@ -109,7 +109,7 @@ impl Hub {
         &self,
         party: Party,
         client_id: &str,
-        certificate: Option<Serial>,
+        certificate: Option<IssuerAndSerial>,
     ) -> Result<Arc<Session>, Refusal> {
         self.check_certificate(certificate.as_ref())?;
         self.policy.read().decide_connect(&party, client_id)?;
@@ -303,8 +303,8 @@ impl Hub {
     }
 
     /// Ends the sessions of certificates that no longer count, and lets nobody in with one; answers how many ended.
-    pub(crate) fn obey_crl(&self, crl: &Crl) -> usize {
-        *write(&self.revoked_certificates) = crl.revoked.keys().cloned().collect();
+    pub(crate) fn obey_crl(&self, revocations: &Revocations) -> usize {
+        *write(&self.revocations) = revocations.clone();
         let devices: Vec<_> = read(&self.devices).values().cloned().collect();
         let coordinators: Vec<_> = read(&self.coordinators).values().cloned().collect();
         let mut ended = 0;
@@ -336,9 +336,9 @@ impl Hub {
         }
     }
 
-    fn check_certificate(&self, certificate: Option<&Serial>) -> Result<(), Refusal> {
-        let revoked = read(&self.revoked_certificates);
-        if certificate.is_some_and(|serial| revoked.contains(serial)) {
+    fn check_certificate(&self, certificate: Option<&IssuerAndSerial>) -> Result<(), Refusal> {
+        let revocations = read(&self.revocations);
+        if certificate.is_some_and(|certificate| revocations.cover(certificate)) {
             return Err(Refusal::RevokedCertificate);
         }
         Ok(())

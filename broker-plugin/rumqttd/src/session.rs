@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use fleetkey_identity::Serial;
+use fleetkey_identity::IssuerAndSerial;
 use fleetkey_policy::{Party, Qos};
 use fleetkey_wire::CellId;
 
@@ -21,7 +21,7 @@ pub(crate) struct Session {
     pub(crate) party: Party,
     pub(crate) client_id: Box<str>,
     /// The serial number of the certificate it came with.
-    pub(crate) certificate: Option<Serial>,
+    pub(crate) certificate: Option<IssuerAndSerial>,
     limit: QueueLimit,
     /// A coordinator is not cut off when its queue is full; those who fill it have to wait instead.
     cut_when_full: bool,
@@ -100,7 +100,7 @@ impl Session {
         id: u64,
         party: Party,
         client_id: &str,
-        certificate: Option<Serial>,
+        certificate: Option<IssuerAndSerial>,
         limit: QueueLimit,
     ) -> Self {
         Self {

@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 use fleetkey_broker::policy::{PolicyUpdate, Qos};
 use fleetkey_broker::{Broker, BrokerConfig, Limits, Listener, RateLimit};
 use fleetkey_identity::tls::client_config;
-use fleetkey_identity::{Crl, Revoked, Role, Validity, read_certificate};
+use fleetkey_identity::{Crl, Revocations, Revoked, Role, Validity, read_certificate};
 use fleetkey_wire::DeviceId;
 use support::*;
 
-/// A list that names the certificates of these chains.
-fn crl(pki: &Pki, number: u64, chains: &[&[Vec<u8>]]) -> Crl {
+/// What a list says that names the certificates of these chains.
+fn crl(pki: &Pki, number: u64, chains: &[&[Vec<u8>]]) -> Revocations {
     let revoked: Vec<Revoked> = chains
         .iter()
         .map(|chain| Revoked { serial: read_certificate(&chain[0]).unwrap().serial, unix_seconds: 1 })
         .collect();
-    Crl::read(&pki.ca.revocation_list(number, Validity::without_end(0), &revoked).unwrap()).unwrap()
+    // One without an end would be the CA's last.
+    let list = pki.ca.revocation_list(number, Validity::days_from(0, 90_000), &revoked).unwrap();
+    Revocations::of(&[Crl::read(&list).unwrap()])
 }
 
 #[tokio::test]
@@ -43,6 +45,19 @@ async fn a_certificate_on_the_crl_ends_its_session_and_opens_none_while_another_
     assert_eq!((stats.refused("revoked_certificate"), stats.closed("revoked_certificate")), (2, 1));
     // The next list takes its place.
     assert_eq!(fixture.broker.obey_crl(&crl(&fixture.pki, 2, &[])), 0);
+}
+
+#[tokio::test]
+async fn a_list_that_is_there_at_the_start_is_in_force_before_the_first_connection() {
+    let pki = Pki::new(FLEET);
+    let (chain, key) = pki.issue(&Role::Device(A));
+    let mut config = BrokerConfig::new(FLEET);
+    config = config.listen(Listener::tls("127.0.0.1:0".parse().unwrap(), pki.server()));
+    config.revocations = crl(&pki, 1, &[&chain]);
+    let broker = Broker::start(config, policy()).unwrap();
+    let tls = client_config(&chain, &key, &pki.roots).unwrap();
+    let mut revoked = Client::tls(broker.local_addrs()[0], Version::V5, tls).await.unwrap();
+    assert_eq!(revoked.connect(&A.to_string()).await, 0x87);
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use fleetkey_broker::Broker;
 use fleetkey_broker::policy::PolicyUpdate;
+use fleetkey_broker::service::Settings;
 use fleetkey_identity::{Revoked, Role, Validity, chain_to_pem, crl_to_pem, read_certificate};
 use fleetkey_wire::DeviceId;
 use support::*;
@@ -460,6 +462,25 @@ async fn a_certificate_that_changes_is_shown_from_then_on_and_breaks_no_session(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_changes_just_after_it_was_read_is_taken() {
+    let files = Files::new();
+    let config = "[listen]\ntls = ['127.0.0.1:0']\n[policy]\ncells = 'any_device'\n";
+    let setup = Settings::parse(&files.path().join("broker.toml"), config).unwrap().set_up().unwrap();
+    let other = Pki::new(FLEET);
+    files.identity(&other, &Role::Broker);
+    files.write("fleet-roots.pem", &[files.pki.roots.to_pem(), other.roots.to_pem()].concat());
+    let broker = Broker::start(setup.broker.unwrap(), policy()).unwrap();
+    tokio::spawn(setup.certificate.unwrap().follow());
+    let (chain, key) = other.issue(&Role::Device(B));
+    let sees_new = fleetkey_identity::tls::client_config(&chain, &key, &other.roots).unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while Client::tls(broker.local_addrs()[0], Version::V5, sees_new.clone()).await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the old one is shown still");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_of_several_cas_are_obeyed_and_the_last_of_one_closes_it() {
     let files = Files::new();
     let always = Validity::without_end(0);
@@ -472,7 +493,7 @@ async fn lists_of_several_cas_are_obeyed_and_the_last_of_one_closes_it() {
         let tls = fleetkey_identity::tls::client_config(&ca.chain(leaf), &key, &files.pki.roots).unwrap();
         (serial, tls)
     };
-    let ((a_serial, a_tls), (b_serial, b_tls)) = (device(&former, A), device(&current, B));
+    let ((_, a_tls), (b_serial, b_tls)) = (device(&former, A), device(&current, B));
     let list = |ca: &fleetkey_identity::FleetCa, number, validity, serials: &[&Vec<u8>]| {
         let revoked: Vec<Revoked> =
             serials.iter().map(|serial| Revoked { serial: (*serial).clone(), unix_seconds: 1 }).collect();
@@ -503,8 +524,8 @@ async fn lists_of_several_cas_are_obeyed_and_the_last_of_one_closes_it() {
     publish(&both(2, open, &[], &[&b_serial]));
     b.expect_close(0x87).await;
     a.expect_nothing().await;
-    // The last list of a CA ends what it names, and nobody else of that CA gets in, named or not.
-    publish(&both(3, always, &[&a_serial], &[&b_serial]));
+    // The last list of a CA ends every session of that CA, and nobody of it gets in, named or not.
+    publish(&both(3, always, &[], &[&b_serial]));
     a.expect_close(0x87).await;
     let (_, unnamed) = device(&former, A);
     let refused = match Client::tls(address, Version::V5, unnamed).await {

@@ -106,18 +106,30 @@ impl Coordinator {
     pub fn last_revocation_list(&mut self, issuer: KeyId, now: Now) -> Result<RevocationList, CommandError> {
         let mut list = self.next_revocation_list(issuer, now)?;
         let since: BTreeMap<Vec<u8>, u64> = list.revoked.into_iter().collect();
-        let issued = self.devices.values().flat_map(|device| &device.certificates).filter(|certificate| {
-            certificate.issuer == issuer.0 && certificate.not_after_unix_seconds >= now.unix_seconds
-        });
-        let named = issued.map(|certificate| {
-            let serial = certificate.serial.clone();
-            let at = since.get(&serial).copied().unwrap_or(now.unix_seconds);
-            (serial, at)
+        let named = self.serials_of(issuer, now).map(|serial| {
+            let at = since.get(serial).copied().unwrap_or(now.unix_seconds);
+            (serial.to_vec(), at)
         });
         list.revoked = named.collect();
         let detail = format!("its last list names {} certificates", list.revoked.len());
         self.context.audit(now, "retire_ca", issuer, detail);
         Ok(list)
+    }
+
+    /// The serial number of every certificate that a CA issued and that has not expired: what its last list would name.
+    pub fn serials_of(&self, issuer: KeyId, now: Now) -> impl Iterator<Item = &[u8]> {
+        let all = self.devices.values().flat_map(|device| &device.certificates);
+        let live = all.filter(move |certificate| {
+            certificate.issuer == issuer.0 && certificate.not_after_unix_seconds >= now.unix_seconds
+        });
+        live.map(|certificate| certificate.serial.as_slice())
+    }
+
+    /// When the last certificate of a CA ends (Unix seconds), of those that are known; 0 where none is.
+    pub fn last_end_of(&self, issuer: KeyId) -> u64 {
+        let all = self.devices.values().flat_map(|device| &device.certificates);
+        let own = all.filter(|certificate| certificate.issuer == issuer.0);
+        own.map(|certificate| certificate.not_after_unix_seconds).max().unwrap_or(0)
     }
 
     /// Enters into the audit log that a root is pinned no more.

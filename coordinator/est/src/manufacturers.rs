@@ -10,6 +10,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -20,7 +21,8 @@ use x509_parser::prelude::FromDer;
 const MAX_NAME_BYTES: usize = 128;
 
 /// Which name of a certificate tells devices apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum IdFrom {
     /// The subject's serial number (X.520), as in IEEE 802.1AR.
     #[default]

@@ -15,11 +15,12 @@ use fleetkey_identity::{
 use fleetkey_vault::files;
 use fleetkey_wire::DeviceId;
 use rand_core::OsRng;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Bundle;
-use crate::cas::{CaFiles, Cas};
+use crate::cas::{CaFiles, Cas, Stamp};
 use crate::clock;
 use crate::config::IdentityConfig;
 use crate::engine::CommandFailed;
@@ -29,6 +30,9 @@ use crate::serve::ServeError;
 
 /// How often the files of the CAs are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// After how long files that could not be read are tried again, at most.
+const READ_AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// A day, in seconds: a device that asks again within one gets the same certificate again.
 const DAY_SECONDS: i64 = 86_400;
@@ -59,6 +63,8 @@ pub struct Authority {
     /// Where the CAs are, if they are in files.
     files: Option<IdentityConfig>,
     changed: Notify,
+    /// Held while lists are made of the CAs, while one is retired, and while the coordinator's certificate is renewed.
+    still: Mutex<()>,
 }
 
 /// A device that is to be made.
@@ -126,6 +132,7 @@ impl Authority {
             validities: Validities::default(),
             files,
             changed: Notify::new(),
+            still: Mutex::default(),
         }
     }
 
@@ -165,13 +172,14 @@ impl Authority {
         Ok(())
     }
 
-    /// Reads them whenever they have changed, until told to stop.
-    pub(crate) async fn follow(self: Arc<Self>, stop: CancellationToken) {
+    /// Reads them whenever they have changed from what they were at `known`, until told to stop. What cannot be read is
+    /// tried again until it can: the passphrase or the token may be what was missing.
+    pub(crate) async fn follow(self: Arc<Self>, mut known: Stamp, stop: CancellationToken) {
         let Some(files) = self.files.clone() else { return };
-        let mut known = CaFiles(&files).stamp();
+        let mut trouble: Option<Trouble> = None;
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let now = CaFiles(&files).stamp();
-            if now == known {
+            if now == known && !trouble.as_ref().is_some_and(Trouble::is_over) {
                 continue;
             }
             known = now;
@@ -180,14 +188,21 @@ impl Authority {
                 move || authority.reload()
             });
             match reading.await {
-                Ok(Ok(())) => tracing::info!(issuing = %self.issuer(), "the CAs have changed"),
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "the CAs have changed, and cannot be read: those before stay")
+                Ok(Ok(())) => {
+                    trouble = None;
+                    tracing::info!(issuing = %self.issuer(), "the CAs have changed");
                 }
+                Ok(Err(error)) => trouble = Some(Trouble::after(trouble, &error)),
                 // It panicked, which has been reported, or the process ends.
                 Err(_) => {}
             }
         }
+    }
+
+    /// Waits until nobody else makes lists, retires a CA, or renews the coordinator's certificate; nobody does while what
+    /// this answers with lives.
+    pub(crate) async fn still(&self) -> MutexGuard<'_, ()> {
+        self.still.lock().await
     }
 
     /// Ends when the CAs have changed.
@@ -343,6 +358,11 @@ impl Authority {
         self.cas().issuing.id()
     }
 
+    /// What is shown behind a certificate that is issued now (DER): another with another CA, or when its root has gone.
+    pub(crate) fn shown_behind(&self) -> Vec<Vec<u8>> {
+        self.cas().issuing.chain(Vec::new()).split_off(1)
+    }
+
     /// What a device has to know besides its certificate.
     pub(crate) fn about(&self) -> About {
         About {
@@ -356,6 +376,37 @@ impl Authority {
     /// What devices are to know: the pinned roots, what they say of one another, and the intermediates.
     pub(crate) fn ca_certificates(&self) -> Vec<Vec<u8>> {
         self.cas().certificates(&self.roots)
+    }
+}
+
+/// Files that could not be read, and when they are tried again.
+struct Trouble {
+    error: String,
+    wait: Duration,
+    until: Instant,
+}
+
+impl Trouble {
+    /// Says it, if it is another than before, and waits for longer than before.
+    fn after(before: Option<Self>, error: &ServeError) -> Self {
+        let error = error.to_string();
+        let (is_known, wait) = match &before {
+            Some(before) => (before.error == error, (before.wait * 2).min(READ_AGAIN_MAX)),
+            None => (false, LOOK_EVERY),
+        };
+        if is_known {
+            tracing::debug!(error, "the CAs still cannot be read");
+        } else {
+            tracing::error!(
+                error,
+                "the CAs have changed, and cannot be read: those before stay until they can"
+            );
+        }
+        Self { error, wait, until: Instant::now() + wait }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
     }
 }
 

@@ -4,7 +4,10 @@
 //! ca.pem                      the CA that issues: its certificates, and its key
 //! former-cas/ID.pem           a CA that issued before: it still signs its revocation list
 //! former-cas/ID.retired       a CA that has been retired: its certificate, and its last revocation list
+//! former-cas/ID.unpinned      a root that is pinned no more: its certificate
 //! former-cas/root-links.pem   what older roots say of newer ones
+//! former-cas/rolling          a roll that has begun, and not ended
+//! .ca.pem.lock                locked while somebody changes these files
 //! ```
 //!
 //! Each file is written whole, and in an order in which whoever is interrupted can begin again. Leaves to the
@@ -15,15 +18,19 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fleetkey_identity::{
-    BadPem, Crl, FleetCa, FleetRoots, KeyId, certificates_among_crls, certificates_from_pem, crl_to_pem,
+    BadPem, Crl, FleetCa, FleetRoots, KeyId, certificates_among_crls, certificates_from_pem, chain_to_pem,
+    crl_to_pem,
 };
-use fleetkey_vault::files::{self, FileError, write_private};
+use fleetkey_vault::files::{self, FileError, Lock, write_private};
 
 use crate::config::IdentityConfig;
 use crate::serve::{ServeError, read_ca};
 
 const KEPT: &str = "pem";
 const RETIRED: &str = "retired";
+/// What the line of a retired CA's file begins with that says when its last certificate ends.
+const UNTIL: &str = "# the last certificate ends at ";
+const UNPINNED: &str = "unpinned";
 const ROOT_LINKS: &str = "root-links.pem";
 
 /// The CAs of a fleet.
@@ -46,12 +53,34 @@ pub struct RetiredCa {
     pub certificate: Vec<u8>,
     /// Its last revocation list (DER).
     pub last_list: Vec<u8>,
+    /// When the last certificate that it issued ends (Unix seconds), if that is known.
+    pub certificates_until: Option<u64>,
 }
 
 impl RetiredCa {
     /// Names it.
     pub fn id(&self) -> KeyId {
         KeyId::of_certificate(&self.certificate)
+    }
+
+    /// Whether a certificate that it issued may still be valid.
+    pub fn may_count(&self, now_unix_seconds: u64) -> bool {
+        self.certificates_until.is_none_or(|until| until >= now_unix_seconds)
+    }
+
+    /// Its file's text.
+    pub(crate) fn to_pem(&self) -> String {
+        let until = self.certificates_until.map_or_else(String::new, |until| format!("{UNTIL}{until}\n"));
+        format!(
+            "{until}{}{}",
+            chain_to_pem(std::slice::from_ref(&self.certificate)),
+            crl_to_pem(&self.last_list)
+        )
+    }
+
+    /// Whether it is a root, and not an intermediate.
+    pub fn is_root(&self) -> bool {
+        FleetRoots::new(std::slice::from_ref(&self.certificate)).is_ok()
     }
 }
 
@@ -128,6 +157,14 @@ impl Cas {
 pub struct CaFiles<'a>(pub &'a IdentityConfig);
 
 impl CaFiles<'_> {
+    /// Takes the lock that whoever changes these files holds until all is done.
+    ///
+    /// # Errors
+    /// [`FileError::Busy`] where somebody else does.
+    pub fn lock(&self) -> Result<Lock, ServeError> {
+        Ok(Lock::beside(self.issuing()?)?)
+    }
+
     /// Puts a new CA in the place of the one that issues, which is kept. `encrypt` makes its file's text.
     ///
     /// # Errors
@@ -141,19 +178,14 @@ impl CaFiles<'_> {
         Ok(())
     }
 
-    /// Pins a further root, with what the one before says of it.
+    /// Pins a further root, with what the one before says of it; what is there already stays as it is.
     ///
     /// # Errors
     /// [`ServeError`].
     pub fn add_root(&self, root: &FleetCa, link: &[u8]) -> Result<(), ServeError> {
         self.make_directory()?;
-        let links = self.0.former_cas.join(ROOT_LINKS);
-        let before = if links.exists() { files::read(&links)? } else { String::new() };
-        let added = fleetkey_identity::chain_to_pem(&[link.to_vec()]);
-        write_private(&links, format!("{before}{added}").as_bytes(), true)?;
-        let roots = files::read(&self.0.roots)?;
-        write_private(&self.0.roots, format!("{roots}{}", root.certificate_pem()).as_bytes(), true)?;
-        Ok(())
+        add_certificate(&self.0.former_cas.join(ROOT_LINKS), link)?;
+        add_certificate(&self.0.roots, root.certificate_der())
     }
 
     /// Puts down the last word of a CA, and its key away. Where the key of a root is put, if it was one: nothing here
@@ -161,32 +193,50 @@ impl CaFiles<'_> {
     ///
     /// # Errors
     /// [`ServeError`].
-    pub fn retire(&self, ca: &FleetCa, last_list: &[u8]) -> Result<Option<PathBuf>, ServeError> {
+    pub fn retire(&self, ca: &RetiredCa) -> Result<Option<PathBuf>, ServeError> {
         self.make_directory()?;
-        let text = format!("{}{}", ca.certificate_pem(), crl_to_pem(last_list));
-        write_private(&self.retired(ca.id()), text.as_bytes(), true)?;
-        let kept = self.former(ca.id());
-        let put_away = ca.is_root().then(|| self.0.former_cas.join(format!("{}.root-key", ca.id())));
-        let moved = match &put_away {
-            Some(place) => std::fs::rename(&kept, place),
-            None => std::fs::remove_file(&kept),
-        };
-        match moved {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(FileError::Io { doing: "put away", path: kept, source }.into())
-            }
-            Ok(()) | Err(_) => Ok(put_away),
-        }
+        write_private(&self.retired(ca.id()), ca.to_pem().as_bytes(), true)?;
+        self.put_key_away(ca.id(), ca.is_root())
     }
 
-    /// Pins this root no more; the CA that issues shows its own certificate again. `issuing` is its file's text then.
+    /// Puts the key of a retired CA away: where that of a root is by now. Done again it changes nothing.
     ///
     /// # Errors
     /// [`ServeError`].
-    pub fn retire_root(&self, left: &[Vec<u8>], issuing: &str) -> Result<(), ServeError> {
+    pub(crate) fn put_key_away(&self, ca: KeyId, is_root: bool) -> Result<Option<PathBuf>, ServeError> {
+        let (kept, place) = (self.former(ca), self.0.former_cas.join(format!("{ca}.root-key")));
+        let moved = if is_root { std::fs::rename(&kept, &place) } else { std::fs::remove_file(&kept) };
+        match moved {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(FileError::Io { doing: "put away", path: kept, source }.into());
+            }
+            Ok(()) | Err(_) => {}
+        }
+        files::sync_directory(&kept)?;
+        Ok((is_root && place.exists()).then_some(place))
+    }
+
+    /// Whether the file of a CA that issued before is there still, with its key.
+    pub(crate) fn keeps(&self, ca: KeyId) -> bool {
+        self.former(ca).exists()
+    }
+
+    /// Pins a root (DER) no more; the CA that issues shows its own certificate again. `issuing` is its file's text then.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn retire_root(&self, gone: &[u8], left: &[Vec<u8>], issuing: &str) -> Result<(), ServeError> {
+        self.make_directory()?;
+        let unpinned = self.unpinned(KeyId::of_certificate(gone));
+        write_private(&unpinned, chain_to_pem(&[gone.to_vec()]).as_bytes(), true)?;
         write_private(self.issuing()?, issuing.as_bytes(), true)?;
-        write_private(&self.0.roots, fleetkey_identity::chain_to_pem(left).as_bytes(), true)?;
+        write_private(&self.0.roots, chain_to_pem(left).as_bytes(), true)?;
         Ok(())
+    }
+
+    /// Whether this root was pinned once; it may be still where somebody was interrupted.
+    pub(crate) fn is_unpinned(&self, root: KeyId) -> bool {
+        self.unpinned(root).exists()
     }
 
     /// What the files are by now.
@@ -214,7 +264,11 @@ impl CaFiles<'_> {
         self.0.former_cas.join(format!("{ca}.{RETIRED}"))
     }
 
-    fn make_directory(&self) -> Result<(), ServeError> {
+    fn unpinned(&self, root: KeyId) -> PathBuf {
+        self.0.former_cas.join(format!("{root}.{UNPINNED}"))
+    }
+
+    pub(crate) fn make_directory(&self) -> Result<(), ServeError> {
         let path = &self.0.former_cas;
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true);
@@ -224,6 +278,17 @@ impl CaFiles<'_> {
             .create(path)
             .map_err(|source| FileError::Io { doing: "make directory", path: path.clone(), source }.into())
     }
+}
+
+/// Adds a certificate (DER) to those in a file, if it is not one of them.
+fn add_certificate(path: &Path, der: &[u8]) -> Result<(), ServeError> {
+    let before = if path.exists() { files::read(path)? } else { String::new() };
+    let is_there = certificates_from_pem(&before).is_ok_and(|all| all.iter().any(|known| known == der));
+    if !is_there {
+        let added = chain_to_pem(&[der.to_vec()]);
+        write_private(path, format!("{before}{added}").as_bytes(), true)?;
+    }
+    Ok(())
 }
 
 fn is_kept(path: &Path) -> bool {
@@ -238,7 +303,8 @@ fn read_retired(path: &Path) -> Result<RetiredCa, ServeError> {
     let bad = |source| ServeError::Crl { path: path.to_owned(), source };
     Crl::read(text.as_bytes()).map_err(bad)?;
     let last_list = fleetkey_identity::crls_from_pem(&text).map_err(bad)?.swap_remove(0);
-    Ok(RetiredCa { certificate, last_list })
+    let certificates_until = text.lines().find_map(|line| line.strip_prefix(UNTIL)?.parse().ok());
+    Ok(RetiredCa { certificate, last_list, certificates_until })
 }
 
 /// What is in a directory, in order; nothing where there is none.

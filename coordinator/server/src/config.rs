@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat};
 use fleetkey_coordinator_core::Timing;
+use fleetkey_est::IdFrom;
 use fleetkey_mqtt::{BadBrokerUrl, BrokerUrl};
 use serde::Deserialize;
 
@@ -102,26 +103,13 @@ pub struct ManufacturerConfig {
     pub roots: PathBuf,
     /// Which name of a certificate tells its devices apart.
     #[serde(default)]
-    pub device_from: DeviceFrom,
+    pub device_from: IdFrom,
     /// Whether they come in at once.
     #[serde(default)]
     pub approval: Approval,
     /// What they are labelled with: `key=value,key=value`.
     #[serde(default)]
     pub labels: String,
-}
-
-/// Which name of a manufacturer's certificate tells devices apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeviceFrom {
-    /// The subject's serial number.
-    #[default]
-    SerialNumber,
-    /// The subject's common name.
-    CommonName,
-    /// A URI, `urn:uuid:…`.
-    Uri,
 }
 
 /// Certificates and keys, as PEM files.

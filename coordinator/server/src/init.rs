@@ -157,7 +157,13 @@ pub fn init(options: InitOptions) -> Result<Initialised, InitError> {
         Some(elsewhere) => write_private(elsewhere, root.as_bytes(), false)?,
         None => new.write(ROOT_KEY_FILE, &root)?,
     }
-    new.complete()?;
+    if let Err(error) = new.complete() {
+        // It would be in the way when this is given again.
+        if let Some(elsewhere) = &root_key {
+            let _ = std::fs::remove_file(elsewhere);
+        }
+        return Err(error.into());
+    }
 
     Ok(Initialised {
         root_key: root_key.unwrap_or_else(|| directory.join(ROOT_KEY_FILE)),

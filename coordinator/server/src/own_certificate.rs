@@ -32,6 +32,8 @@ const AGAIN: Duration = Duration::from_secs(300);
 pub(crate) struct Own {
     pub(crate) path: PathBuf,
     pub(crate) key: IdentityKey,
+    /// The chain that was read at the start.
+    pub(crate) chain: Vec<Vec<u8>>,
     pub(crate) roots: FleetRoots,
     /// What connections to the broker show.
     pub(crate) shown: OwnCertificate,
@@ -42,7 +44,7 @@ pub(crate) struct Own {
 impl Own {
     /// Keeps it new until told to stop.
     pub(crate) async fn keep(self, stop: CancellationToken) {
-        let mut text = files::read(&self.path).unwrap_or_default();
+        let mut text = chain_to_pem(&self.chain);
         let mut not_before = 0;
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let now = clock::unix_seconds();
@@ -51,6 +53,7 @@ impl Own {
                 && is_due(&text, now)
             {
                 not_before = now + AGAIN.as_secs();
+                let _still = authority.still().await;
                 match renew(&self.path, &authority.cas().issuing, &self.roots, now) {
                     Ok(()) => tracing::info!("the coordinator's certificate is renewed"),
                     Err(error) => tracing::error!(%error, "the coordinator's certificate was not renewed"),

@@ -78,6 +78,12 @@ pub enum TokenError {
         /// How many there are.
         count: usize,
     },
+    /// It is not the one that was there before.
+    #[error("the key in the token that is labelled {label:?} is another than the CA's")]
+    OtherKey {
+        /// The label.
+        label: String,
+    },
     /// There is one already.
     #[error("a key in the token is labelled {label:?} already: choose another label")]
     Taken {

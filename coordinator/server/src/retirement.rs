@@ -6,15 +6,19 @@
 
 use std::path::PathBuf;
 
-use fleetkey_identity::{FleetCa, FleetRoots, KeyId, chain_to_pem};
+use fleetkey_coordinator_core::certificates::RevocationList;
+use fleetkey_identity::{FleetCa, FleetRoots, KeyId, chain_from_pem, chain_to_pem};
 use fleetkey_vault::files::{self, write_private};
 use fleetkey_wire::DeviceId;
 use fleetkey_wire::error::Named;
 
 use crate::authority::{Authority, AuthorityError};
-use crate::cas::{CaFiles, Cas};
+use crate::cas::{CaFiles, Cas, RetiredCa};
+use crate::clock;
 use crate::engine::CommandFailed;
+use crate::fleet::SERVER_VALIDITY_DAYS;
 use crate::handle::ServiceHandle;
+use crate::last_lists;
 use crate::serve::ServeError;
 
 /// What is cut off when a CA is retired.
@@ -57,6 +61,11 @@ pub enum RetireError {
         /// The other.
         ca: KeyId,
     },
+    /// Brokers would not read what is published then.
+    #[error(
+        "the last revocation lists of all retired CAs would be more than brokers read: one leaves when the last certificate of its CA has ended, and makes room when the root above its CA is retired"
+    )]
+    NoRoom,
     /// Its files.
     #[error(transparent)]
     Files(#[from] ServeError),
@@ -76,6 +85,7 @@ impl Named for RetireError {
             Self::Issues(_) => "ca_issues",
             Self::StillInUse { .. } => "ca_in_use",
             Self::RestsOnIt { .. } => "root_in_use",
+            Self::NoRoom => "no_room",
             Self::Files(_) => "ca_files",
             Self::Authority(AuthorityError::Command(command)) => command.name(),
             Self::Authority(AuthorityError::Issue(_)) => "issue",
@@ -105,7 +115,8 @@ impl Authority {
         Ok(Hanging { devices, coordinator: own.is_some_and(|own| cas.id_of(own) == ca) })
     }
 
-    /// Retires a CA that issued before, or a root. Where the key of a root is, if it was this service's until now.
+    /// Retires a CA that issued before, or a root. Where the key of a root is, if it was this service's until now. Whoever
+    /// was interrupted says it again.
     ///
     /// # Errors
     /// [`RetireError`].
@@ -115,19 +126,32 @@ impl Authority {
         ca: KeyId,
         force: bool,
     ) -> Result<Option<PathBuf>, RetireError> {
+        let files = CaFiles(self.files().ok_or(ServeError::NoAuthority)?);
+        let _alone = files.lock()?;
+        let _still = self.still().await;
+        // What somebody else has changed since the files were looked at.
+        self.reload()?;
         let cas = self.cas();
         if let Some(former) = cas.former.iter().find(|former| former.id() == ca) {
             self.check_hanging(service, ca, force).await?;
-            return self.retire_former(service, former).await;
+            return self.retire_former(service, &cas, former).await;
         }
         if cas.issuing.id() == ca {
             return Err(RetireError::Issues(ca));
         }
+        let retired = cas.retired.iter().find(|retired| retired.id() == ca);
+        if let Some(retired) = retired.filter(|_| files.keeps(ca)) {
+            return Ok(files.put_key_away(ca, retired.is_root())?);
+        }
         let (gone, left): (Vec<_>, Vec<_>) =
             self.roots().ders().into_iter().partition(|root| KeyId::of_certificate(root) == ca);
-        if gone.is_empty() || left.is_empty() {
-            return Err(RetireError::Unknown(ca));
-        }
+        let (Some(gone), false) = (gone.first(), left.is_empty()) else {
+            return match retired {
+                Some(retired) => Ok(files.put_key_away(ca, retired.is_root())?),
+                None if gone.is_empty() && files.is_unpinned(ca) => Ok(None),
+                None => Err(RetireError::Unknown(ca)),
+            };
+        };
         let roots = FleetRoots::new(&left).map_err(|why| self.bad_roots(why))?;
         let rests = |ca: &&FleetCa| !ca.certificates().any(|der| roots.certifies(der));
         if let Some(resting) = cas.signing().find(rests) {
@@ -135,7 +159,7 @@ impl Authority {
         }
         self.check_hanging(service, ca, force).await?;
         service.decide(move |coordinator, now, _| coordinator.note_root_retired(ca, now)).await?;
-        self.retire_root(&cas, &roots, &left)?;
+        self.retire_root(&cas, gone, &roots, &left)?;
         Ok(None)
     }
 
@@ -152,34 +176,77 @@ impl Authority {
     async fn retire_former(
         &self,
         service: &ServiceHandle,
+        cas: &Cas,
         former: &FleetCa,
     ) -> Result<Option<PathBuf>, RetireError> {
         let id = former.id();
+        let certificates_until = self.certificates_until(service, id).await?;
+        let retired = |list| {
+            let certificate = former.certificate_der().to_vec();
+            let last_list = Self::last_list(former, list).map_err(AuthorityError::from)?;
+            Ok::<_, RetireError>(RetiredCa { certificate, last_list, certificates_until })
+        };
+        // As long as the one that follows: nothing is entered before it is known to have room.
+        let draft = service
+            .query(move |coordinator, now| {
+                let serials = coordinator.serials_of(id, now);
+                let revoked = serials.map(|serial| (serial.to_vec(), now.unix_seconds)).collect();
+                RevocationList { number: now.unix_seconds, revoked }
+            })
+            .await?;
+        if !last_lists::has_room(&cas.retired, &retired(draft)?, self.roots(), clock::unix_seconds()) {
+            return Err(RetireError::NoRoom);
+        }
         let list =
             service.decide(move |coordinator, now, _| coordinator.last_revocation_list(id, now)).await?;
-        let last = Self::last_list(former, list).map_err(AuthorityError::from)?;
+        let retired = retired(list)?;
         let Some(files) = self.files() else { return Err(ServeError::NoAuthority.into()) };
-        let put_away = CaFiles(files).retire(former, &last)?;
+        let put_away = CaFiles(files).retire(&retired)?;
         self.reload()?;
         tracing::warn!(ca = %id, "CA retired");
         Ok(put_away)
     }
 
-    fn retire_root(&self, cas: &Cas, roots: &FleetRoots, left: &[Vec<u8>]) -> Result<(), RetireError> {
+    /// When the last certificate of a CA that issues no more ends. Not known where the registry was restored: it may have
+    /// issued some that the backup does not know of.
+    async fn certificates_until(
+        &self,
+        service: &ServiceHandle,
+        ca: KeyId,
+    ) -> Result<Option<u64>, RetireError> {
+        if service.status().await?.restored.is_some() {
+            return Ok(None);
+        }
+        let of_devices = service.query(move |coordinator, _| coordinator.last_end_of(ca)).await?;
+        // The registry does not know of servers'.
+        let of_servers = clock::unix_seconds() + u64::from(SERVER_VALIDITY_DAYS) * 86_400;
+        Ok(Some(of_devices.max(of_servers)))
+    }
+
+    fn retire_root(
+        &self,
+        cas: &Cas,
+        gone: &[u8],
+        roots: &FleetRoots,
+        left: &[Vec<u8>],
+    ) -> Result<(), RetireError> {
         let Some(files) = self.files() else { return Err(ServeError::NoAuthority.into()) };
         let Some(path) = &files.ca else { return Err(ServeError::NoAuthority.into()) };
-        // What the coordinator shows must rest on what is left, before the root goes.
-        let mut chain = self.coordinator();
+        // What the coordinator shows must rest on what is left, before the root goes. It is read anew: it may have been
+        // renewed since it was looked at.
+        let own = &files.certificate;
+        let pem = |why| ServeError::Pem { path: own.clone(), why };
+        let mut chain = chain_from_pem(&files::read(own).map_err(ServeError::from)?).map_err(pem)?;
         if let (Some(_), Some(shown)) = (roots.verify(&chain, None).err(), chain.get_mut(1)) {
             *shown = cas.issuing.certificate_der().to_vec();
         }
-        let own = |why| ServeError::Certificate { path: files.certificate.clone(), why };
-        roots.verify(&chain, None).map_err(own)?;
-        write_private(&files.certificate, chain_to_pem(&chain).as_bytes(), true).map_err(ServeError::from)?;
+        let bad = |why| ServeError::Certificate { path: own.clone(), why };
+        roots.verify(&chain, None).map_err(bad)?;
+        write_private(own, chain_to_pem(&chain).as_bytes(), true).map_err(ServeError::from)?;
         let text = files::read_secret(path).map_err(ServeError::from)?;
         let key = zeroize::Zeroizing::new(without_certificates(&text));
         let issuing = zeroize::Zeroizing::new(format!("{}{}", cas.issuing.certificate_pem(), *key));
-        CaFiles(files).retire_root(left, &issuing)?;
+        CaFiles(files).retire_root(gone, left, &issuing)?;
         self.reload()?;
         self.set_coordinator(chain);
         tracing::warn!("root retired");

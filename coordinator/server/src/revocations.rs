@@ -5,17 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::body::Bytes;
 use fleetkey_identity::{KeyId, chain_to_pem, crl_to_pem};
 use fleetkey_policy::PolicyUpdate;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{MutexGuard, Notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError};
+use crate::clock;
 use crate::feed::PolicyFeed;
 use crate::handle::ServiceHandle;
+use crate::last_lists;
 use fleetkey_vault::files::{self, FileError};
 
 /// After how long a list that could not be made is tried again.
@@ -32,9 +35,10 @@ struct Lists {
     file: Option<PathBuf>,
     /// Of each CA; that of the one that issues under its id too.
     newest: RwLock<Newest>,
-    /// One at a time, so that a newer list is never written over by an older one.
-    making: Mutex<()>,
     wanted: Notify,
+    /// How often a revocation has made new lists wanted, and up to which of these there are some.
+    wishes: AtomicU64,
+    met: AtomicU64,
 }
 
 /// The newest lists (DER).
@@ -57,8 +61,9 @@ pub enum ListError {
 
 impl RevocationLists {
     pub(crate) fn new(service: ServiceHandle, authority: Arc<Authority>, file: Option<PathBuf>) -> Self {
-        let (newest, making, wanted) = (RwLock::default(), Mutex::default(), Notify::new());
-        Self(Arc::new(Lists { service, authority, file, newest, making, wanted }))
+        let (newest, wanted) = (RwLock::default(), Notify::new());
+        let (wishes, met) = (AtomicU64::default(), AtomicU64::default());
+        Self(Arc::new(Lists { service, authority, file, newest, wanted, wishes, met }))
     }
 
     /// The newest list (DER) of the CA that issues.
@@ -77,8 +82,28 @@ impl RevocationLists {
     /// # Errors
     /// [`ListError`]; the lists before stay.
     pub async fn refresh(&self) -> Result<(), ListError> {
+        let still = self.0.authority.still().await;
+        self.make(&still).await
+    }
+
+    /// As [`Self::refresh`], unless somebody has made lists since the last revocation.
+    ///
+    /// # Errors
+    /// [`ListError`]; the lists before stay.
+    pub async fn catch_up(&self) -> Result<(), ListError> {
+        let still = self.0.authority.still().await;
+        let (wishes, met) = (&self.0.wishes, &self.0.met);
+        if met.load(Ordering::Acquire) < wishes.load(Ordering::Acquire) {
+            self.make(&still).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// One at a time, so that a newer list is never written over by an older one, nor a last one followed by another.
+    async fn make(&self, _still: &MutexGuard<'_, ()>) -> Result<(), ListError> {
         let lists = &*self.0;
-        let _one = lists.making.lock().await;
+        let wishes = lists.wishes.load(Ordering::Acquire);
         let cas = lists.authority.cas();
         let (mut pem, mut of_each, mut count, mut number) = (String::new(), BTreeMap::new(), 0, 0);
         for ca in cas.signing() {
@@ -93,10 +118,13 @@ impl RevocationLists {
             put(&mut pem, ca.is_root(), &ca.certificates_pem(), &der);
             of_each.insert(id, der.into());
         }
-        for retired in &cas.retired {
-            let is_root = lists.authority.roots().ders().contains(&retired.certificate);
+        let roots = lists.authority.roots();
+        for retired in last_lists::published(&cas.retired, roots, clock::unix_seconds()) {
+            let is_root = roots.ders().contains(&retired.certificate);
             let certificate = chain_to_pem(std::slice::from_ref(&retired.certificate));
             put(&mut pem, is_root, &certificate, &retired.last_list);
+        }
+        for retired in &cas.retired {
             of_each.insert(retired.id(), retired.last_list.clone().into());
         }
         let issuing = Some(cas.issuing.id());
@@ -107,6 +135,7 @@ impl RevocationLists {
         if let Some(path) = &lists.file {
             files::write_public(path, pem.as_bytes())?;
         }
+        lists.met.store(wishes, Ordering::Release);
         tracing::debug!(number, certificates = count, "revocation lists published");
         Ok(())
     }
@@ -115,23 +144,28 @@ impl RevocationLists {
     pub(crate) async fn keep(self, feed: PolicyFeed, stop: CancellationToken) {
         let lists = self.0.clone();
         feed.listen(move |update| match update {
-            PolicyUpdate::Snapshot { .. } | PolicyUpdate::Revoked { .. } => lists.wanted.notify_one(),
+            PolicyUpdate::Snapshot { .. } | PolicyUpdate::Revoked { .. } => {
+                lists.wishes.fetch_add(1, Ordering::AcqRel);
+                lists.wanted.notify_one();
+            }
             PolicyUpdate::CellMembers { .. } | PolicyUpdate::CellGone { .. } => {}
         });
+        let mut is_due = true;
         loop {
-            let wait = match self.refresh().await {
+            let made = if is_due { self.refresh().await } else { self.catch_up().await };
+            let wait = match made {
                 Ok(()) => self.0.authority.list_every(),
                 Err(error) => {
                     tracing::error!(%error, "no new revocation list: the last one stays");
                     AGAIN
                 }
             };
-            tokio::select! {
+            is_due = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.0.wanted.notified() => {}
-                () = self.0.authority.changed() => {}
-                () = tokio::time::sleep(wait) => {}
-            }
+                () = self.0.wanted.notified() => false,
+                () = self.0.authority.changed() => true,
+                () = tokio::time::sleep(wait) => true,
+            };
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleetkey_coordinator_core::{BadLabels, Labels, Restored};
-use fleetkey_est::{BadManufacturer, EstServer, IdFrom, Limits, Manufacturer, Manufacturers};
+use fleetkey_est::{BadManufacturer, EstServer, Limits, Manufacturer, Manufacturers};
 use fleetkey_identity::tls::{OwnCertificate, renewable_client_config};
 use fleetkey_identity::{
     BadCertificate, BadCrl, BadPem, FleetCa, FleetRoots, IdentityKey, IssueError, Role, chain_from_pem,
@@ -26,10 +26,10 @@ use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use crate::authority::{Authority, Validities};
-use crate::cas::Cas;
+use crate::cas::{CaFiles, Cas};
 use crate::clock;
 use crate::config::{
-    CA_PASSPHRASE_VARIABLE, Config, DeviceFrom, EnrolmentConfig, IdentityConfig, LogConfig, LogFormat,
+    CA_PASSPHRASE_VARIABLE, Config, EnrolmentConfig, IdentityConfig, LogConfig, LogFormat,
     MASTER_KEY_VARIABLE, ManufacturerConfig,
 };
 use crate::feed::PolicyFeed;
@@ -57,7 +57,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 const REGISTRAR_DAYS: u32 = 7;
 const REGISTRAR_RENEWED_EVERY_SECONDS: u64 = 2 * 86_400;
 /// How often the clock is looked at: a machine that slept renews when it wakes.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 /// How often the recorder of metrics tidies up.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -220,6 +220,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         // It may do all the same; what is wrong with it is told when it does not.
         error!(%error, "the coordinator's certificate was not renewed");
     }
+    // Before the first of them is read: what changes from here on is taken.
+    let cas_known = CaFiles(&config.identity).stamp();
     let identity = Identity::read(&config.identity)?;
     let operator_token = token(&config.api.token)?;
     let broker_token = token(&config.api.broker_token)?;
@@ -246,12 +248,13 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         let lists =
             RevocationLists::new(service.handle(), authority.clone(), Some(config.enrolment.crl.clone()));
         tokio::spawn(lists.clone().keep(policy_feed, stop.clone()));
-        tokio::spawn(authority.follow(stop.clone()));
+        tokio::spawn(authority.follow(cas_known, stop.clone()));
         lists
     });
     let own = Own {
         path: config.identity.certificate.clone(),
         key: identity.party.key.clone(),
+        chain: identity.party.chain.clone(),
         roots: identity.roots.clone(),
         shown,
         authority: authority.clone(),
@@ -353,6 +356,7 @@ async fn start_est(
     };
     let (manufacturers, rules) = manufacturers(config, identity.fleet)?;
     let names = config.enrolment.names.clone();
+    let mut behind = authority.shown_behind();
     let Party { key, chain } = authority.registrar(&names, REGISTRAR_DAYS)?;
     let (roots, limits) = (identity.roots.clone(), Limits::default());
     let server = EstServer::bind(listen, &chain, &key, roots.clone(), manufacturers.clone(), limits).await?;
@@ -363,19 +367,19 @@ async fn start_est(
     let router = fleetkey_est::router(Arc::new(registrar), roots, manufacturers);
     let renewing = stop.clone();
     tokio::spawn(async move {
-        let (mut made, mut issuer) = (clock::unix_seconds(), authority.issuer());
+        let mut made = clock::unix_seconds();
         while renewing.run_until_cancelled(tokio::time::sleep(LOOK_AT_CLOCK)).await.is_some() {
-            let (now, of_now) = (clock::unix_seconds(), authority.issuer());
+            let (now, of_now) = (clock::unix_seconds(), authority.shown_behind());
             // A clock that was set back makes a certificate that is not yet valid.
             let is_good = made <= now && now - made < REGISTRAR_RENEWED_EVERY_SECONDS;
-            if is_good && of_now == issuer {
+            if is_good && of_now == behind {
                 continue;
             }
             let party = authority.registrar(&names, REGISTRAR_DAYS).map_err(|error| error.to_string());
             let renewed =
                 party.and_then(|Party { key, chain }| renew(&chain, &key).map_err(|error| error.to_string()));
             match renewed {
-                Ok(()) => (made, issuer) = (now, of_now),
+                Ok(()) => (made, behind) = (now, of_now),
                 Err(error) => {
                     error!(%error, "the EST server keeps its certificate: no new one could be made")
                 }
@@ -390,16 +394,11 @@ fn manufacturers(config: &Config, fleet: FleetId) -> Result<(Manufacturers, Rule
     let mut all = Vec::new();
     for ManufacturerConfig { name, roots, device_from, approval, labels } in &config.manufacturers {
         let ders = fleetkey_identity::certificates_from_pem(&files::read(roots)?).map_err(pem(roots))?;
-        let id_from = match device_from {
-            DeviceFrom::SerialNumber => IdFrom::SerialNumber,
-            DeviceFrom::CommonName => IdFrom::CommonName,
-            DeviceFrom::Uri => IdFrom::Uri,
-        };
         if rules.manufacturers.contains_key(name) {
             let why = "it is there twice, and its devices' ids are made of its name".to_owned();
             return Err(BadManufacturer { name: name.clone(), why }.into());
         }
-        all.push(Manufacturer::new(name, &ders, id_from)?);
+        all.push(Manufacturer::new(name, &ders, *device_from)?);
         let labels: Labels = labels.parse().map_err(|why| ServeError::Labels { name: name.clone(), why })?;
         rules.manufacturers.insert(name.clone(), ((*approval).into(), labels));
     }

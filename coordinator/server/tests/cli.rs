@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use fleetkey_identity::{FleetCa, FleetRoots, IdentityKey, Role, chain_from_pem};
 use fleetkey_vault::MasterKey;
@@ -58,6 +59,21 @@ fn init_writes_over_nothing() {
         .args(["--broker-name", "not a name"])));
     assert!(refused.contains("not a name"), "{refused}");
     assert_eq!(fs::read_dir(home.directory.path()).unwrap().count(), 1, "nothing is left behind");
+}
+
+#[test]
+fn init_that_fails_leaves_no_key_of_a_root_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = directory.path().join("fleet");
+    fs::create_dir(&fleet).unwrap();
+    // The directory is empty, and then it is not.
+    let init = |root: &Path| run(fleetkey().arg("init").arg(&fleet).arg("--root-key").arg(root));
+    let refused = failure(&init(&fleet.join("root.pem")));
+    assert!(refused.contains("exists already"), "{refused}");
+    assert_eq!(fs::read_dir(&fleet).unwrap().count(), 0, "nothing is left behind");
+    let root = directory.path().join("root.pem");
+    ok(&init(&root));
+    assert!(root.exists());
 }
 
 #[test]

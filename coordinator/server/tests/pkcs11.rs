@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use fleetkey_coordinator::pkcs11::{self, Pkcs11Config};
 use fleetkey_identity::{FleetRoots, KeyId, chain_from_pem};
 use support::*;
 use tempfile::TempDir;
@@ -43,12 +45,7 @@ impl Token {
         let settings = format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display());
         fs::write(token.settings(), settings).unwrap();
         fleetkey_coordinator::write_private(&token.pin(), PIN.as_bytes(), false).unwrap();
-        let made = Command::new("softhsm2-util")
-            .args(["--init-token", "--free", "--label", "fleet", "--so-pin", "12345678", "--pin", PIN])
-            .env("SOFTHSM2_CONF", token.settings())
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", stderr(&made));
+        make_token(&token.settings());
         Some(token)
     }
 
@@ -71,6 +68,15 @@ impl Token {
         init.arg("--pkcs11-pin-file").arg(self.pin());
         ok(&self.with(&mut init));
     }
+}
+
+fn make_token(settings: &Path) {
+    softhsm(settings, &["--init-token", "--free", "--label", "fleet", "--so-pin", "12345678", "--pin", PIN]);
+}
+
+fn softhsm(settings: &Path, arguments: &[&str]) {
+    let made = Command::new("softhsm2-util").args(arguments).env("SOFTHSM2_CONF", settings).output().unwrap();
+    assert!(made.status.success(), "{}", stderr(&made));
 }
 
 fn chain(path: &Path) -> Vec<Vec<u8>> {
@@ -141,6 +147,14 @@ fn a_roll_makes_the_next_key_in_the_token_and_takes_no_label_twice() {
     assert!(refused.contains("--pkcs11"), "a key must not leave for a file by oversight: {refused}");
     let refused = failure(&token.with(&mut roll(&["--pkcs11", "issuing-1"])));
     assert!(refused.contains("labelled \"issuing-1\" already"), "{refused}");
+    // Cut off when the key is there: it goes on with that one.
+    let first = KeyId::of_certificate(&chain(&home.file("ca.pem"))[0]);
+    let in_the_way = home.file("former-cas").join(format!("{first}.pem"));
+    fs::create_dir_all(&in_the_way).unwrap();
+    failure(&token.with(&mut roll(&["--pkcs11", "issuing-2"])));
+    fs::remove_dir(&in_the_way).unwrap();
+    let refused = failure(&token.with(&mut roll(&["--pkcs11", "issuing-1"])));
+    assert!(refused.contains("labelled \"issuing-1\" already"), "{refused}");
     ok(&token.with(&mut roll(&["--pkcs11", "issuing-2"])));
     let ca = fs::read_to_string(home.file("ca.pem")).unwrap();
     assert!(ca.contains("pkcs11:object=issuing-2") && !ca.contains("PRIVATE KEY"), "{ca}");
@@ -150,4 +164,45 @@ fn a_roll_makes_the_next_key_in_the_token_and_takes_no_label_twice() {
     serving.ok(&["device", "provision", "pump-1", "--out", out.to_str().unwrap()]);
     let issuer = chain_from_pem(&ca).unwrap().remove(0);
     assert_eq!(KeyId::of_certificate(&chain(&out.join("device.crt"))[1]), KeyId::of_certificate(&issuer));
+}
+
+/// The directory of a token: what the test below is started with.
+const DIRECTORY: &str = "FLEETKEY_TEST_TOKEN";
+
+#[test]
+fn another_key_of_the_same_label_does_not_sign_for_the_ca() {
+    let Some(token) = Token::new() else { return };
+    // A module reads from the environment where its tokens are.
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "a_token_that_was_replaced_is_told_from_the_one_before"]);
+    child.env(DIRECTORY, token.directory.path()).env("SOFTHSM2_CONF", token.settings());
+    let told = run(&mut child);
+    assert!(stdout(&told).contains("1 passed"), "{}{}", stdout(&told), stderr(&told));
+}
+
+#[test]
+fn a_token_that_was_replaced_is_told_from_the_one_before() {
+    // In a process of its own, which the test above starts.
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+    let path = MODULES.into_iter().find(|path| Path::new(path).exists()).unwrap();
+    let config = Pkcs11Config {
+        module: path.into(),
+        token: "fleet".to_owned(),
+        pin_file: Some(directory.join("pin")),
+    };
+    let key = pkcs11::generate(&config, "issuing-1").unwrap();
+    key.sign(b"of the CA").unwrap();
+    let module = Pkcs11::new(path).unwrap();
+    module.clone().finalize().unwrap();
+    let settings = directory.join("softhsm2.conf");
+    softhsm(&settings, &["--delete-token", "--token", "fleet"]);
+    make_token(&settings);
+    let home = Home { directory: tempfile::tempdir().unwrap() };
+    let token = Token { directory: tempfile::tempdir_in(&directory).unwrap(), module: path };
+    fs::copy(&settings, token.settings()).unwrap();
+    fs::copy(directory.join("pin"), token.pin()).unwrap();
+    token.init(&home);
+    module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+    let refused = key.sign(b"of nobody").unwrap_err().to_string();
+    assert!(refused.contains("is another than the CA's"), "{refused}");
 }

@@ -4,12 +4,14 @@
 mod support;
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fleetkey_coordinator::Cas;
 use fleetkey_coordinator::config::Config;
+use fleetkey_identity::tls::enrolment_client_config;
 use fleetkey_identity::{
     Crl, FleetCa, FleetRoots, IdentityKey, KeyId, Role, Validity, chain_from_pem, read_certificate,
 };
@@ -183,11 +185,73 @@ fn a_new_ca_issues_at_once_and_the_one_before_counts_until_it_is_retired() {
     assert_eq!(world.show()["retired"], serde_json::json!([first]));
     assert!(world.serving().ok(&["ca", "show"]).contains("is retired"));
     assert!(world.serving().ok(&["ca", "crl"]).contains("the last of a CA that is retired"));
-    let refused = world.serving().failure(&["ca", "retire", &first]);
-    assert!(refused.contains("there is no CA"), "{refused}");
+    assert!(
+        world.serving().ok(&["ca", "retire", &first]).contains("is retired"),
+        "said again it is so still"
+    );
     let (chain, file) = world.provision("pump-3");
     assert_eq!(id(&chain[1]), second);
     assert!(world.openssl(&file).unwrap_or(true));
+
+    // A bundle has no end, and so the list stays; where the last certificate has ended it is left out.
+    let retired = world.home.file("former-cas").join(format!("{first}.retired"));
+    let text = fs::read_to_string(&retired).unwrap();
+    assert!(text.contains(" 253402300799\n"), "{text}");
+    assert!(world.lists().iter().any(Crl::is_last));
+    fs::write(&retired, text.replace(" 253402300799\n", " 1700000000\n")).unwrap();
+    until("its last list is left out", || !world.lists().iter().any(Crl::is_last));
+}
+
+#[test]
+fn a_root_that_has_gone_is_not_shown_by_a_service_that_goes_on() {
+    let home = Home::with_fleet();
+    let mut serving = home.serve_with(&[("FLEETKEY__ENROLMENT__LISTEN", "127.0.0.1:0")]);
+    let announced = serving.api.clone();
+    let (api, est) = announced.split_once(", enrolment at https://").unwrap();
+    serving.api = api.to_owned();
+    let est = est.split('/').next().unwrap().to_owned();
+    // What it shows behind its certificate to somebody who pins these roots.
+    let shown = |roots: &FleetRoots| {
+        let config = enrolment_client_config(None, roots).unwrap();
+        let mut tls = rustls::ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+        let mut socket = TcpStream::connect(&est).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket).ok()?;
+        }
+        Some(id(&tls.peer_certificates()?[1]))
+    };
+    let mut world = World { home, serving: Some(serving) };
+    let (old, new) = (world.home.file("root-ca.pem"), world.path("root-2.pem"));
+    let old_alone = roots_in(&world.home.file("fleet-roots.pem"));
+    let first = world.issuing();
+    let arguments = ["--root", "--root-key", old.to_str().unwrap(), "--new-root-key", new.to_str().unwrap()];
+    let second = world.roll(&arguments);
+    until("the new CA is shown as the old root has it", || {
+        shown(&old_alone).is_some_and(|ca| ca != first && ca != second)
+    });
+    let new_alone = FleetRoots::new(&chain(&new)).unwrap();
+    world.renew_coordinator();
+    world.serving().ok(&["ca", "retire", &first, "--force"]);
+    world.serving().ok(&["ca", "retire", &id(&old_alone.ders()[0]), "--force"]);
+    until("it is shown as the new root has it", || shown(&new_alone) == Some(second.clone()));
+    world.serving.take().unwrap().stop();
+}
+
+#[test]
+fn a_revocation_makes_the_lists_once() {
+    let home = Home::with_fleet();
+    let serving = Some(home.serve_with(&[("FLEETKEY__LOG__FILTER", "fleetkey_coordinator=debug")]));
+    let mut world = World { home, serving };
+    let names = ["pump-1", "pump-2", "pump-3", "pump-4", "pump-5", "pump-6"];
+    let chains = names.map(|name| world.provision(name).0);
+    for (name, chain) in names.iter().zip(chains) {
+        world.serving().ok(&["revoke", name, "--reason", "lost"]);
+        assert!(world.lists().iter().any(|list| list.is_revoked(&serial(&chain))), "it is there at once");
+    }
+    let log = world.serving.take().unwrap().stop();
+    let made = log.matches("revocation lists published").count();
+    // One more, or two, at the start.
+    assert!((names.len() + 1..=names.len() + 2).contains(&made), "{made}");
 }
 
 #[test]

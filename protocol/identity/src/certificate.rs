@@ -34,6 +34,8 @@ pub struct Identity {
     pub key_id: KeyId,
     /// Its serial number: what a revocation list names it by.
     pub serial: Serial,
+    /// The name (DER) of the CA that issued it.
+    pub issuer: Vec<u8>,
     /// Validity begins (Unix seconds).
     pub not_before_unix_seconds: i64,
     /// Validity ends (Unix seconds).
@@ -155,6 +157,7 @@ impl Certificate {
             public_key: self.key.to_bytes(),
             key_id: self.key_id,
             serial: self.serial,
+            issuer: self.issuer_name,
             not_before_unix_seconds: self.not_before,
             not_after_unix_seconds: self.not_after,
             client_auth: self.client_auth,

@@ -1,6 +1,6 @@
 //! Certificate revocation lists (RFC 5280 §5): which certificates of a CA no longer count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use x509_parser::prelude::FromDer;
@@ -12,6 +12,38 @@ use crate::pem;
 
 /// A certificate's serial number, big-endian, as in the certificate.
 pub type Serial = Vec<u8>;
+
+/// Names a certificate (RFC 5652 §10.2.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuerAndSerial {
+    /// The name (DER) of the CA that issued it.
+    pub issuer: Vec<u8>,
+    /// Its serial number.
+    pub serial: Serial,
+}
+
+/// Which certificates no longer count: those that are on the lists, and all of a CA whose list is its last.
+#[derive(Debug, Clone, Default)]
+pub struct Revocations {
+    serials: BTreeSet<Serial>,
+    retired: BTreeSet<Vec<u8>>,
+}
+
+impl Revocations {
+    /// What these lists say together: no two CAs of a fleet give the same serial number.
+    pub fn of(lists: &[Crl]) -> Self {
+        let last = lists.iter().filter(|list| list.is_last());
+        Self {
+            serials: lists.iter().flat_map(|list| list.revoked.keys().cloned()).collect(),
+            retired: last.map(|list| list.issuer_name.clone()).collect(),
+        }
+    }
+
+    /// Whether this certificate is one of them.
+    pub fn cover(&self, certificate: &IssuerAndSerial) -> bool {
+        self.serials.contains(&certificate.serial) || self.retired.contains(&certificate.issuer)
+    }
+}
 
 /// Largest list that is read: some hundred thousand certificates.
 pub const MAX_CRL_BYTES: usize = 16 * 1024 * 1024;

@@ -32,12 +32,15 @@ pub use ca::{FleetCa, IssueError, Validity};
 pub use certificate::{Identity, MAX_CERTIFICATE_BYTES, host_names, read_certificate};
 pub use fleetkey_wire::statement::KeyId;
 
-pub use crl::{BadCrl, Crl, MAX_CRL_BYTES, Revoked, Serial, crl_to_pem, crls_from_pem};
+pub use crl::{
+    BadCrl, Crl, IssuerAndSerial, MAX_CRL_BYTES, Revocations, Revoked, Serial, crl_to_pem, crls_from_pem,
+};
 pub use csr::{BadSigningRequest, MAX_CSR_BYTES, SigningRequest, read_signing_request, signing_request};
 pub use error::{BadCertificate, BadPem};
 pub use key::IdentityKey;
 pub use pem::{
-    certificates_among_crls, certificates_from_pem, chain_from_pem, chain_to_pem, request_from_pem,
+    MAX_CAS_AMONG_CRLS, certificates_among_crls, certificates_from_pem, chain_from_pem, chain_to_pem,
+    request_from_pem,
 };
 pub use role::Role;
 pub use roots::{FleetRoots, MAX_ROOTS};

@@ -9,6 +9,9 @@ use crate::error::BadPem;
 /// Leaf, intermediate, root.
 const MAX_CHAIN: usize = 3;
 
+/// Most certificates that are read among revocation lists.
+pub const MAX_CAS_AMONG_CRLS: usize = 64;
+
 /// Longest PEM text that is read.
 pub(crate) const MAX_PEM_BYTES: usize = 256 * 1024;
 
@@ -44,7 +47,7 @@ pub fn certificates_from_pem(text: &str) -> Result<Vec<Vec<u8>>, BadPem> {
 pub fn certificates_among_crls(text: &str) -> Vec<Vec<u8>> {
     let sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()).filter_map(Result::ok);
     let certificates = sections.filter(|(kind, _)| *kind == SectionKind::Certificate).map(|(_, der)| der);
-    certificates.take(crate::MAX_ROOTS).collect()
+    certificates.take(MAX_CAS_AMONG_CRLS).collect()
 }
 
 /// Every certificate in `text`, in order; other sections are skipped.

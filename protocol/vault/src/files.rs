@@ -1,6 +1,6 @@
 //! Files of secrets: readable by their owner alone, and never written over.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,12 @@ pub enum FileError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// Somebody else is at work on it.
+    #[error("another command is at work there ({} is locked): wait until it has ended, and give this one again", path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
     },
     /// The system failed.
     #[error("{doing} {}: {source}", path.display())]
@@ -120,6 +126,31 @@ fn write_whole(path: &Path, contents: &[u8], force: bool, mode: u32) -> Result<(
         return Err(if is_there { exists() } else { FileError::io("write", path)(error) });
     }
     sync_directory(path)
+}
+
+/// Work on files that one process does at a time. It ends when this is dropped, or its process ends, however it does.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the system keeps the lock while it is open")] File);
+
+impl Lock {
+    /// Takes the lock of the file at `path`: another file beside it, which stays.
+    ///
+    /// # Errors
+    /// [`FileError::Busy`] where somebody else has it.
+    pub fn beside(path: &Path) -> Result<Self, FileError> {
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let path = path.with_file_name(format!(".{name}.lock"));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&path).map_err(FileError::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(FileError::Busy { path }),
+            Err(TryLockError::Error(source)) => Err(FileError::io("lock", &path)(source)),
+        }
+    }
 }
 
 /// Makes the name of a file last: what is in its directory is on the disk.
@@ -246,6 +277,17 @@ mod tests {
         write_private(&path, b"three", true).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"three");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn a_lock_is_one_holders_at_a_time() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("file");
+        let held = Lock::beside(&path).unwrap();
+        assert!(matches!(Lock::beside(&path), Err(FileError::Busy { .. })));
+        Lock::beside(&home.path().join("other")).unwrap();
+        drop(held);
+        Lock::beside(&path).unwrap();
     }
 
     #[cfg(unix)]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{SettingsError, read};
-use crate::certificate_file::CertificateFile;
+use crate::certificate_file::{CertificateFile, State};
 use crate::crl_file::{CrlFile, Crls};
 
 /// Certificates and keys, as PEM files.
@@ -72,6 +72,8 @@ impl TlsSettings {
     /// # Errors
     /// [`SettingsError`], naming what does not.
     pub fn read(&self) -> Result<TlsSetup, SettingsError> {
+        // Before they are read: what changes from here on is taken.
+        let known = State::of(self);
         let OwnFiles { roots, chain, key, .. } = self.read_own()?;
         let tls = |source| SettingsError::Tls {
             certificate: self.certificate.clone(),
@@ -87,9 +89,10 @@ impl TlsSettings {
         if let Some(path) = &self.crl {
             let file = CrlFile::new(path.clone(), roots.clone(), chain);
             let first = file.read()?;
+            file.close_retired(&first);
             crl = Some((file, first));
         }
-        let certificate = CertificateFile::new(self.clone(), own, roots);
+        let certificate = CertificateFile::new(self.clone(), own, roots, known);
         Ok(TlsSetup { fleet, config, certificate, crl })
     }
 

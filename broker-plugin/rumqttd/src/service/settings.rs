@@ -168,7 +168,14 @@ impl Settings {
         };
         let (access, policy) = self.policy.read()?;
         let limits = self.limits.limits()?;
-        let broker = (!listeners.is_empty()).then_some(BrokerConfig { fleet, listeners, limits, fan_out });
+        let revocations = crl.as_ref().map(|(_, first)| first.revocations()).unwrap_or_default();
+        let broker = (!listeners.is_empty()).then_some(BrokerConfig {
+            fleet,
+            listeners,
+            limits,
+            fan_out,
+            revocations,
+        });
         Ok(Setup { fleet, broker, crl, certificate, gate, access, policy })
     }
 }

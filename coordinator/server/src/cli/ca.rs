@@ -7,8 +7,9 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use fleetkey_coordinator::api::{CaList, CaView, RetiredView, Retirement};
 use fleetkey_coordinator::config::{CA_PASSPHRASE_VARIABLE, Config, ROOT_PASSPHRASE_VARIABLE};
-use fleetkey_coordinator::{Cas, read_ca, when, write_private};
-use fleetkey_identity::{Crl, FleetRoots, KeyId};
+use fleetkey_coordinator::{CaFiles, Cas, ServeError, read_ca, read_ca_text, when, write_private};
+use fleetkey_identity::{Crl, FleetCa, FleetRoots, KeyId};
+use fleetkey_vault::files;
 use rand_core::OsRng;
 use zeroize::Zeroizing;
 
@@ -166,6 +167,7 @@ impl Renew {
             Whose::Coordinator => config.identity.certificate.clone(),
             Whose::Broker => home.join("broker").join("broker.crt"),
         });
+        let _alone = CaFiles(&config.identity).lock()?;
         let ca = read_ca(ca_file(config)?, &config.identity)?;
         let roots = FleetRoots::from_pem(&std::fs::read_to_string(&config.identity.roots)?)?;
         // A certificate of the time of another root names that one.
@@ -211,6 +213,7 @@ impl Retire {
 impl Protect {
     fn run(self, config: &Config, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
         let path = ca_file(config)?;
+        let _alone = CaFiles(&config.identity).lock()?;
         let passphrase = match (&self.passphrase_file, std::env::var(CA_PASSPHRASE_VARIABLE)) {
             (Some(file), _) => {
                 std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?
@@ -221,12 +224,11 @@ impl Protect {
         let passphrase = Zeroizing::new(passphrase);
         let passphrase = passphrase.trim_end_matches(['\r', '\n']);
         check_passphrase(passphrase)?;
-        // All are read under the passphrase before, and that of the CA that issues is changed last: a run that was cut off
-        // can be given again.
+        // All are read before one is written, and that of the CA that issues is changed last.
         let former = Cas::kept_files(&config.identity)?;
         let mut cas = Vec::new();
         for file in former.iter().chain([path]) {
-            cas.push((file, read_ca(file, &config.identity)?));
+            cas.push((file, read_under_either(file, config, passphrase)?));
         }
         for (file, ca) in &cas {
             match ca.to_encrypted_pem(passphrase, &mut OsRng) {
@@ -247,6 +249,21 @@ impl Protect {
         writeln!(out, "copies of the file as it was still hold it in the clear: find and delete them")?;
         Ok(())
     }
+}
+
+/// Reads a CA under the passphrase of the settings or, where a run that was cut off has come to it already, under the next.
+fn read_under_either(file: &Path, config: &Config, next: &str) -> anyhow::Result<FleetCa> {
+    let identity = &config.identity;
+    Ok(match read_ca(file, identity) {
+        Err(ServeError::CaPassphrase { path, why }) => {
+            let text = files::read_secret(file)?;
+            let next = Some(Zeroizing::new(next.to_owned()));
+            // What is said is what is wrong with the passphrase that it should be under.
+            read_ca_text(file, &text, next, identity.pkcs11.as_ref())
+                .map_err(|_| ServeError::CaPassphrase { path, why })?
+        }
+        read => read?,
+    })
 }
 
 fn show_crl(config: &Config, json: bool, out: &mut impl Write) -> anyhow::Result<()> {

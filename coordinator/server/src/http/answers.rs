@@ -17,7 +17,9 @@ use crate::backup_file::BadBackupFile;
 use crate::engine::CommandFailed;
 use crate::meter;
 use crate::retirement::RetireError;
+use crate::serve::ServeError;
 use crate::shared_store::Closed;
+use fleetkey_vault::files::FileError;
 
 /// Why a request is not followed.
 #[derive(Debug, thiserror::Error)]
@@ -140,13 +142,19 @@ impl ApiError {
                 StatusCode::BAD_REQUEST
             }
             Self::Retire(RetireError::Unknown(_)) => StatusCode::NOT_FOUND,
+            Self::Retire(RetireError::Files(ServeError::File(FileError::Busy { .. }))) => {
+                StatusCode::CONFLICT
+            }
             Self::Retire(RetireError::Files(_) | RetireError::Authority(_)) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::NoAuthority
             | Self::NoDatabase
             | Self::Retire(
-                RetireError::Issues(_) | RetireError::StillInUse { .. } | RetireError::RestsOnIt { .. },
+                RetireError::Issues(_)
+                | RetireError::StillInUse { .. }
+                | RetireError::RestsOnIt { .. }
+                | RetireError::NoRoom,
             ) => StatusCode::CONFLICT,
             Self::Closed(Closed) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Database(_) | Self::Backup(_) | Self::Issue(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -138,7 +138,7 @@ pub(super) async fn revoke(
     let devices = find(&api, devices).await?;
     let groups = api.service.revoke_within(devices.clone(), reason, deadline_seconds).await?;
     if let Some(lists) = &api.lists
-        && let Err(error) = lists.refresh().await
+        && let Err(error) = lists.catch_up().await
     {
         // The devices are revoked all the same; the list is tried again until it is made.
         tracing::error!(%error, "no new revocation list yet");

@@ -91,9 +91,12 @@ impl TokenKey {
     }
 
     fn reopen(&self) -> Result<Opened, TokenError> {
-        let session = session(&self.config, Access::Read)?;
-        let private = one(&session, ObjectClass::PRIVATE_KEY, &self.label)?;
-        Ok(Opened { session, private })
+        let Self { public_key, opened, label, .. } = Self::open(&self.config, &self.label)?;
+        // Another token of the same name may have been put in: what its key signs nobody would take.
+        if public_key != self.public_key {
+            return Err(TokenError::OtherKey { label });
+        }
+        Ok(opened.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
