@@ -35,7 +35,9 @@ impl Desk {
     }
 
     fn holder(&self, token: &ShownSecret) -> Option<String> {
-        self.coordinator.operator_with(token, self.now).map(|record| record.name.to_string())
+        let now = self.now.unix_seconds;
+        let operators = self.coordinator.active_operators(now);
+        operators.holder_of(token, now).map(|record| record.name.to_string())
     }
 
     /// What becomes of a command of this operator's; undone again.

@@ -7,11 +7,12 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleetkey_coordinator::http::routes;
+use fleetkey_coordinator_core::Coordinator;
 use fleetkey_coordinator_core::records::OperatorRole;
 use serde_json::{Value, json};
 use server::Server;
@@ -177,6 +178,65 @@ fn a_token_that_was_ended_or_never_was_gets_one_answer() {
     assert_eq!((again.0, &again.1["error"]), (409, &json!("name_taken")));
     let gone = server.post("/v1/operators/nobody/end", &json!({}));
     assert_eq!((gone.0, &gone.1["error"]), (404, &json!("unknown_operator")));
+}
+
+/// Reads the stream until it ends, and says how long that took. One that does not end says something every few seconds.
+fn until_it_ends(mut stream: impl BufRead) -> Duration {
+    let begun = Instant::now();
+    let mut line = String::new();
+    while stream.read_line(&mut line).unwrap() > 0 && begun.elapsed() < Duration::from_secs(12) {
+        line.clear();
+    }
+    begun.elapsed()
+}
+
+#[test]
+fn a_policy_stream_ends_with_the_token_that_opened_it() {
+    let server = Server::start();
+    let token = server.operator("ops1", "admin", &[]);
+    let begun = |token: &str| {
+        let mut stream = server.policy(token);
+        let mut line = String::new();
+        while !line.contains("snapshot") {
+            line.clear();
+            assert!(stream.read_line(&mut line).unwrap() > 0, "it ended at once");
+        }
+        stream
+    };
+    let ended = begun(&token);
+    // Others come and go meanwhile.
+    server.operator("ops2", "viewer", &[]);
+    assert_eq!(server.post("/v1/operators/ops1/end", &json!({})).0, 200);
+    assert!(until_it_ends(ended) < Duration::from_secs(4));
+
+    let new = json!({ "name": "ops3", "role": "admin", "valid_seconds": 1 });
+    let token = server.post("/v1/operators", &new).1["token"].as_str().unwrap().to_owned();
+    let took = until_it_ends(begun(&token));
+    assert!(took < Duration::from_secs(6), "a second, its last, and half of one until it is seen: {took:?}");
+}
+
+#[test]
+fn tokens_are_judged_while_the_deciding_thread_is_busy() {
+    let server = Server::start();
+    let (scoped, ended) = (server.operator("ops1", "viewer", &[]), server.operator("ops2", "admin", &[]));
+    assert_eq!(server.post("/v1/operators/ops2/end", &json!({})).0, 200);
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (entered, is_busy) = std::sync::mpsc::channel();
+    let handle = server.service.as_ref().unwrap().handle();
+    let holding = server.runtime.spawn(async move {
+        let hold = move |_: &Coordinator, _| {
+            entered.send(()).unwrap();
+            held.recv().is_ok()
+        };
+        handle.query(hold).await
+    });
+    is_busy.recv().unwrap();
+    let unauthorized = (401, "unauthorized".to_owned());
+    assert_eq!(ask(&server, "GET", "/v1/devices", Some(&"0f".repeat(32))), unauthorized);
+    assert_eq!(ask(&server, "GET", "/v1/devices", Some(&ended)), unauthorized);
+    assert_eq!(ask(&server, "GET", "/v1/backup", Some(&scoped)), (403, "role_missing".to_owned()));
+    let_go.send(()).unwrap();
+    assert_eq!(server.runtime.block_on(holding).unwrap(), Ok(true));
 }
 
 #[test]
