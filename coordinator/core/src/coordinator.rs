@@ -242,7 +242,11 @@ impl Coordinator {
         };
         match device.record.standing {
             Standing::Enrolled => {}
-            Standing::Quarantined { .. } => return Err(UpRefused::Quarantined { device: id }),
+            Standing::Quarantined { .. } => {
+                // Nothing of it counts; but its link goes on, or it would not hear of its release on this connection.
+                let _ = device.open(&self.context, payload, now);
+                return Err(UpRefused::Quarantined { device: id });
+            }
             Standing::Revoked { .. } => return Err(UpRefused::Revoked { device: id }),
         }
         match device.open(&self.context, payload, now) {
@@ -816,7 +820,8 @@ impl Coordinator {
         device.record.fresh_joins = 0;
         self.context.put(&device.record);
         self.context.audit(now, "release", id, "");
-        device.nudge(&mut self.context, &DownBody::RequestHello, now);
+        // Also when there is no connection to the broker right now, or the process dies first.
+        device.say_durably(&mut self.context, &DownBody::RequestHello);
         Ok(())
     }
 
