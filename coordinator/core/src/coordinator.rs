@@ -553,7 +553,7 @@ impl Coordinator {
     /// enrolled later. Without a selector nobody comes in by itself. How many of them are new to it.
     ///
     /// # Errors
-    /// [`CommandError::UnknownGroup`].
+    /// [`CommandError::UnknownGroup`], [`OutOfScope::Fleet`](crate::OutOfScope::Fleet).
     pub fn select_members(
         &mut self,
         group: GroupId,
@@ -561,7 +561,8 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<usize, CommandError> {
-        self.check_group(group)?;
+        // A selector says whom claims and labels let in, now and later: it reaches as far as the whole fleet.
+        self.check_fleet()?;
         let record = &self.groups.get(&group).ok_or(CommandError::UnknownGroup(group))?.record;
         let before = record.selector.clone().unwrap_or_default();
         let selector = selector.filter(|selector| !selector.is_empty());
@@ -573,7 +574,6 @@ impl Coordinator {
             !device.is_revoked() && has_room && shown.select(labels) && !before.select(labels)
         };
         let selected: Vec<DeviceId> = self.devices.values().filter(newly).map(Device::id).collect();
-        selected.iter().try_for_each(|device| self.check_addable(*device))?;
         if let Some(group) = self.groups.get_mut(&group) {
             group.record.selector = selector;
             self.context.put(&group.record);

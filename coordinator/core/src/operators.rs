@@ -17,8 +17,11 @@ use crate::labels::Labels;
 use crate::records::{OperatorName, OperatorRecord, OperatorRole, Scope};
 use crate::secret::ShownSecret;
 
-/// Operators that may be there, those that were ended included.
+/// Operators that may be there at once. Whoever was ended, or has expired, is not.
 pub const MAX_OPERATORS: usize = 1_000;
+
+/// Names that are remembered, so that none is given to somebody else: those that were ended included.
+pub const MAX_OPERATOR_NAMES: usize = 100_000;
 
 /// The operators whose tokens opened something when this was taken: whoever takes requests in judges tokens by it, and asks
 /// the coordinator nothing.
@@ -94,7 +97,11 @@ impl Coordinator {
         if self.operators.contains_key(&name) {
             return Err(CommandError::NameTaken(name.to_string()));
         }
-        if self.operators.len() >= MAX_OPERATORS {
+        if self.operators.len() >= MAX_OPERATOR_NAMES {
+            return Err(CommandError::TooManyOperatorNames);
+        }
+        let active = self.operators.values().filter(|record| record.is_active(now.unix_seconds)).count();
+        if active >= MAX_OPERATORS {
             return Err(CommandError::TooManyOperators);
         }
         if let Scope::Groups(groups) = &scope {
@@ -162,6 +169,11 @@ impl Coordinator {
     /// Whether whoever asks may see this device: as a member of a group of theirs.
     pub fn sees_device(&self, device: DeviceId) -> bool {
         self.check_seen(device).is_ok()
+    }
+
+    /// Whether whoever asks may put this device into a group of theirs.
+    pub fn may_add_device(&self, device: DeviceId) -> bool {
+        self.check_addable(device).is_ok()
     }
 
     /// Whether whoever asks may see what leads into the groups that these labels select.

@@ -12,8 +12,11 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use fleetkey_coordinator::http::routes;
-use fleetkey_coordinator_core::Coordinator;
+use fleetkey_coordinator_core::enrolment::{Application, Enrolment, Proof, ShownClaim, Verdict};
 use fleetkey_coordinator_core::records::OperatorRole;
+use fleetkey_coordinator_core::{Coordinator, Labels};
+use fleetkey_identity::IdentityKey;
+use rand_core::OsRng;
 use serde_json::{Value, json};
 use server::Server;
 use support::{Home, fleetkey, mode, ok, run};
@@ -57,7 +60,7 @@ const TABLE: [(&str, &str, &str); 41] = [
     ("GET", "/v1/groups/{group}", "viewer"),
     ("GET", "/v1/groups/{group}/members", "viewer"),
     ("POST", "/v1/groups/{group}/add", "operator"),
-    ("POST", "/v1/groups/{group}/select", "operator"),
+    ("POST", "/v1/groups/{group}/select", "fleet operator"),
     ("POST", "/v1/groups/{group}/remove", "operator"),
     ("POST", "/v1/groups/{group}/psk", "operator"),
     ("POST", "/v1/groups/{group}/rekey", "operator"),
@@ -146,7 +149,7 @@ fn each_role_may_what_the_table_says_and_nothing_else() {
                 ("broker", "admin" | "root") => None,
                 ("broker", _) => Some((403, "role_missing")),
                 _ if who_ranks < rank(needed) => Some((403, "role_missing")),
-                (_, "scoped") if is_for_fleet => Some((403, "out_of_scope")),
+                (_, "scoped") if is_for_fleet || path.contains('{') => Some((403, "out_of_scope")),
                 _ => None,
             };
             match expected {
@@ -276,12 +279,21 @@ fn a_scoped_operator_is_shown_the_scope_and_refused_the_rest_by_name() {
         assert_eq!((status, body["error"].as_str()), (403, Some("out_of_scope")), "{path}");
     }
     let denied = [
-        ("/v1/groups/theirs/rekey", json!({}), "is not in your scope"),
+        ("/v1/groups/theirs/rekey", json!({}), "there is no group \"theirs\" in your scope"),
+        ("/v1/groups/ours/select", json!({ "labels": "hall=theirs" }), "the whole fleet"),
         ("/v1/groups", json!({ "name": "new" }), "the whole fleet"),
         ("/v1/devices", json!({ "name": "new" }), "the whole fleet"),
-        ("/v1/groups/ours/add", json!({ "devices": ["in-theirs"] }), "in no group of your scope"),
-        ("/v1/revoke", json!({ "devices": ["in-both"], "reason": "" }), "which is not in your scope"),
-        ("/v1/claims", json!({ "uses": 1, "valid_seconds": 60, "labels": "hall=theirs" }), "lead into group"),
+        ("/v1/groups/ours/add", json!({ "devices": ["in-theirs"] }), "no device \"in-theirs\" in your scope"),
+        (
+            "/v1/revoke",
+            json!({ "devices": ["in-both"], "reason": "" }),
+            "in a group outside of your scope as well",
+        ),
+        (
+            "/v1/claims",
+            json!({ "uses": 1, "valid_seconds": 60, "labels": "hall=theirs" }),
+            "outside of your scope",
+        ),
     ];
     for (path, body, why) in denied {
         let (status, answer) = post(path, body);
@@ -304,6 +316,79 @@ fn a_scoped_operator_is_shown_the_scope_and_refused_the_rest_by_name() {
         (&theirs["standing"], theirs["groups"][0]["group_name"].as_str()),
         (&json!("enrolled"), Some("theirs"))
     );
+}
+
+/// What a scoped operator is answered, with the name that was asked for taken out.
+fn answers(server: &Server, token: &str, name: &str, claim: &str) -> Vec<(u16, String)> {
+    let devices = json!({ "devices": [name] });
+    let asked = [
+        ("GET", format!("/v1/devices/{name}"), Value::Null),
+        ("POST", format!("/v1/devices/{name}/release"), json!({})),
+        ("POST", format!("/v1/devices/{name}/label"), json!({ "labels": "floor=1" })),
+        ("POST", "/v1/revoke".to_owned(), json!({ "devices": [name], "reason": "" })),
+        ("POST", "/v1/groups/ours/add".to_owned(), devices.clone()),
+        ("POST", "/v1/groups/ours/remove".to_owned(), devices.clone()),
+        ("GET", format!("/v1/groups/{name}"), Value::Null),
+        ("GET", format!("/v1/groups/{name}/members"), Value::Null),
+        ("POST", format!("/v1/groups/{name}/add"), devices.clone()),
+        ("POST", format!("/v1/groups/{name}/remove"), devices),
+        ("POST", format!("/v1/groups/{name}/rekey"), json!({})),
+        ("POST", format!("/v1/groups/{name}/rotate"), json!({})),
+        ("POST", format!("/v1/requests/{name}/approve"), json!({})),
+        ("POST", format!("/v1/requests/{name}/deny"), json!({})),
+        ("POST", format!("/v1/requests/{name}/forget"), json!({})),
+        ("POST", format!("/v1/claims/{claim}/end"), json!({})),
+    ];
+    let answer = |(method, path, body): (&str, String, Value)| {
+        let (status, body) = server.as_operator(token, method, &path, &body);
+        (status, body.to_string().replace(name, "NAME").replace(claim, "CLAIM"))
+    };
+    asked.into_iter().map(answer).collect()
+}
+
+#[test]
+fn nobody_learns_whether_what_is_outside_of_their_scope_exists() {
+    let server = Server::start();
+    for name in ["ours", "theirs"] {
+        server.post("/v1/groups", &json!({ "name": name, "select": format!("hall={name}") }));
+    }
+    // A device, a group and a request that share their name: whatever is asked for, it is there.
+    server.provision("theirs");
+    server.post("/v1/groups/theirs/add", &json!({ "devices": ["theirs"] }));
+    let claim = json!({ "uses": 1, "valid_seconds": 60, "labels": "hall=theirs", "needs_approval": true });
+    let claim = server.post("/v1/claims", &claim).1;
+    let shown: ShownClaim = claim["claim"].as_str().unwrap().parse().unwrap();
+    let application = Application {
+        public_key: IdentityKey::generate(&mut OsRng).public_key(),
+        name: Some("theirs".into()),
+        proof: Proof::Claim(shown),
+        verdict: Verdict::Approve,
+        labels: Labels::default(),
+    };
+    let handle = server.service.as_ref().unwrap().handle();
+    let applied = handle.decide(move |coordinator, now, rng| Ok(coordinator.enrol(&application, now, rng)));
+    let applied = server.runtime.block_on(applied).unwrap();
+    let Ok(Enrolment::Waits { device: request }) = applied else { panic!("{applied:?}") };
+    let ids = [
+        server.get("/v1/devices/theirs").1["id"].as_str().unwrap().to_owned(),
+        server.get("/v1/groups/theirs").1["id"].as_str().unwrap().to_owned(),
+        request.to_string(),
+    ];
+
+    let token = server.operator("ops2", "operator", &["ours"]);
+    let nothing = answers(&server, &token, "nothing", &"0".repeat(16));
+    for (status, body) in &nothing {
+        assert_eq!((*status, body.contains("out_of_scope")), (403, true), "{body}");
+    }
+    let claim = claim["id"].as_str().unwrap();
+    assert_eq!(answers(&server, &token, "theirs", claim), nothing);
+    for id in ids {
+        assert_eq!(answers(&server, &token, &id, claim), nothing);
+    }
+    let theirs = server.get("/v1/devices/theirs").1;
+    assert_eq!(theirs["standing"], json!("enrolled"), "nothing was done, either");
+    let root = server.get("/v1/devices/nothing");
+    assert_eq!((root.0, &root.1["error"]), (404, &json!("unknown_device")), "to whom the fleet is open");
 }
 
 #[test]

@@ -150,6 +150,17 @@ pub(super) struct Asked {
     pub(super) caller: Caller,
 }
 
+impl Asked {
+    /// What is said of something that is not there. To whoever has a scope it is said of what is outside of it, too: nobody
+    /// learns so what others have.
+    pub(super) fn not_there(&self, unknown: ApiError) -> ApiError {
+        match self.caller.scope {
+            Scope::Fleet => unknown,
+            Scope::Groups(_) => ApiError::NotInScope(Box::new(unknown)),
+        }
+    }
+}
+
 impl Deref for Asked {
     type Target = Arc<Api>;
 
