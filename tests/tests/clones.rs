@@ -66,6 +66,23 @@ fn one_that_an_operator_lets_out_of_quarantine_comes_back_by_itself() {
 }
 
 #[test]
+fn one_that_restarts_as_it_is_released_needs_nothing_else() {
+    let (mut world, devices, group) = fleet(5);
+    let cloned = devices[2];
+    for _ in 0..4 {
+        lose_everything(&mut world, cloned);
+    }
+    // Its new process says hello just before the word of the operator, and will not say it again for half an hour.
+    world.restart(cloned);
+    world.settle();
+    let now = world.now;
+    world.coordinator.release(cloned, now).expect("it is quarantined");
+    world.perform();
+    world.run_for(60_000);
+    world.assert_current(group);
+}
+
+#[test]
 fn a_cell_that_everybody_has_left_is_given_up_with_all_that_was_kept_for_it() {
     let mut world = World::new(3);
     let devices = world.enroll(16);

@@ -86,6 +86,48 @@ fn who_comes_in_afterwards_owes_nothing_to_it() {
     assert!(matches!(outcomes(&world, group)[..], [Outcome::Kept { .. }]), "{:?}", outcomes(&world, group));
 }
 
+/// One that owes the key of a revocation is evicted, and wanted again before anybody has heard of that.
+fn evicted_and_back(seed: u64) -> (World, DeviceId, GroupId) {
+    let (mut world, devices, group) = fleet(seed);
+    let away = devices[7];
+    world.disconnect(away);
+    revoke(&mut world, devices[0], 60).expect("it can be revoked");
+    let now = world.now;
+    world.coordinator.evict(group, &[away], now, &mut world.rng).expect("it is in");
+    world.perform();
+    world.add(group, &[away]);
+    world.restart_coordinator();
+    world.settle();
+    (world, away, group)
+}
+
+#[test]
+fn who_was_evicted_and_is_back_owes_what_they_owed() {
+    let (mut world, _, group) = evicted_and_back(6);
+    assert_eq!(outcomes(&world, group), [Outcome::Open]);
+    world.run_for(31_000);
+    assert_eq!(outcomes(&world, group), [Outcome::Missed { missing: 1 }]);
+
+    let (mut world, away, group) = evicted_and_back(7);
+    world.connect(away);
+    world.run_for(20_000);
+    assert!(matches!(outcomes(&world, group)[..], [Outcome::Kept { .. }]), "{:?}", outcomes(&world, group));
+}
+
+#[test]
+fn who_was_evicted_and_stays_out_owes_nothing() {
+    let (mut world, devices, group) = fleet(8);
+    let away = devices[7];
+    world.disconnect(away);
+    revoke(&mut world, devices[0], 60).expect("it can be revoked");
+    assert_eq!(outcomes(&world, group), [Outcome::Open]);
+    let now = world.now;
+    world.coordinator.evict(group, &[away], now, &mut world.rng).expect("it is in");
+    world.perform();
+    world.run_for(5_000);
+    assert!(matches!(outcomes(&world, group)[..], [Outcome::Kept { .. }]), "{:?}", outcomes(&world, group));
+}
+
 #[test]
 fn a_deadline_that_nobody_can_keep_is_refused_and_revokes_nobody() {
     let (mut world, devices, group) = fleet(4);

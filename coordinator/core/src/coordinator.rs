@@ -242,7 +242,11 @@ impl Coordinator {
         };
         match device.record.standing {
             Standing::Enrolled => {}
-            Standing::Quarantined { .. } => return Err(UpRefused::Quarantined { device: id }),
+            Standing::Quarantined { .. } => {
+                // Nothing of it counts; but its link goes on, or it would not hear of its release on this connection.
+                let _ = device.open(&self.context, payload, now);
+                return Err(UpRefused::Quarantined { device: id });
+            }
             Standing::Revoked { .. } => return Err(UpRefused::Revoked { device: id }),
         }
         match device.open(&self.context, payload, now) {
@@ -549,7 +553,7 @@ impl Coordinator {
     /// enrolled later. Without a selector nobody comes in by itself. How many of them are new to it.
     ///
     /// # Errors
-    /// [`CommandError::UnknownGroup`].
+    /// [`CommandError::UnknownGroup`], [`OutOfScope::Fleet`](crate::OutOfScope::Fleet).
     pub fn select_members(
         &mut self,
         group: GroupId,
@@ -557,7 +561,8 @@ impl Coordinator {
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<usize, CommandError> {
-        self.check_group(group)?;
+        // A selector says whom claims and labels let in, now and later: it reaches as far as the whole fleet.
+        self.check_fleet()?;
         let record = &self.groups.get(&group).ok_or(CommandError::UnknownGroup(group))?.record;
         let before = record.selector.clone().unwrap_or_default();
         let selector = selector.filter(|selector| !selector.is_empty());
@@ -569,7 +574,6 @@ impl Coordinator {
             !device.is_revoked() && has_room && shown.select(labels) && !before.select(labels)
         };
         let selected: Vec<DeviceId> = self.devices.values().filter(newly).map(Device::id).collect();
-        selected.iter().try_for_each(|device| self.check_addable(*device))?;
         if let Some(group) = self.groups.get_mut(&group) {
             group.record.selector = selector;
             self.context.put(&group.record);
@@ -816,7 +820,8 @@ impl Coordinator {
         device.record.fresh_joins = 0;
         self.context.put(&device.record);
         self.context.audit(now, "release", id, "");
-        device.nudge(&mut self.context, &DownBody::RequestHello, now);
+        // Also when there is no connection to the broker right now, or the process dies first.
+        device.say_durably(&mut self.context, &DownBody::RequestHello);
         Ok(())
     }
 

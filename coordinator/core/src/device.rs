@@ -106,7 +106,8 @@ impl Device {
         let (_, key) = self.agree(context).expect("a key that agrees is a condition of enrolment");
         let opened = link.open(&context.start, id, key, frame);
         self.link = link;
-        if opened.is_ok() {
+        // Nobody waits for a device in quarantine.
+        if opened.is_ok() && self.may_join() {
             self.heard = Some(now.mono);
         }
         opened

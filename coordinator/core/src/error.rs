@@ -263,8 +263,11 @@ pub enum CommandError {
     #[error("an operator like this is not made: {0}")]
     BadOperator(&'static str),
     /// As many operators as may be.
-    #[error("there are {max} operators with those that were ended, which is the limit", max = crate::operators::MAX_OPERATORS)]
+    #[error("there are {max} operators, which is the limit: end some", max = crate::operators::MAX_OPERATORS)]
     TooManyOperators,
+    /// As many names of operators as are remembered.
+    #[error("{max} names of operators have been used, which is the limit: none is ever given to somebody else", max = crate::operators::MAX_OPERATOR_NAMES)]
+    TooManyOperatorNames,
     /// Whoever commanded it was ended meanwhile.
     #[error("{0} is no operator any more")]
     NotAnOperator(OperatorName),
@@ -313,6 +316,7 @@ impl Named for CommandError {
             Self::UnknownOperator(_) => "unknown_operator",
             Self::BadOperator(_) => "bad_operator",
             Self::TooManyOperators => "too_many_operators",
+            Self::TooManyOperatorNames => "too_many_operator_names",
             Self::NotAnOperator(_) => "unauthorized",
             Self::OutOfScope(_) => "out_of_scope",
             Self::Superseded => "superseded",
@@ -337,18 +341,18 @@ pub enum OutOfScope {
         device: DeviceId,
     },
     /// A device that is in another group as well.
-    #[error("device {device} is in group {group} as well, which is not in your scope")]
+    #[error("device {device} is in a group outside of your scope as well")]
     DeviceElsewhere {
         /// The device.
         device: DeviceId,
-        /// The other group.
+        /// The other group: not told, as whoever asks may not see it.
         group: GroupId,
     },
     /// Labels that lead into no group.
     #[error("these labels lead into no group of your scope")]
     Labels,
     /// Labels that lead into another group.
-    #[error("these labels lead into group {group}, which is not in your scope")]
+    #[error("these labels lead into a group outside of your scope")]
     LabelsElsewhere {
         /// The other group.
         group: GroupId,

@@ -4,6 +4,7 @@
 //! role may do is a matter of whoever takes the request in.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use fleetkey_wire::{DeviceId, GroupId, Now};
 use rand_core::CryptoRngCore;
@@ -16,8 +17,33 @@ use crate::labels::Labels;
 use crate::records::{OperatorName, OperatorRecord, OperatorRole, Scope};
 use crate::secret::ShownSecret;
 
-/// Operators that may be there, those that were ended included.
+/// Operators that may be there at once. Whoever was ended, or has expired, is not.
 pub const MAX_OPERATORS: usize = 1_000;
+
+/// Names that are remembered, so that none is given to somebody else: those that were ended included.
+pub const MAX_OPERATOR_NAMES: usize = 100_000;
+
+/// The operators whose tokens opened something when this was taken: whoever takes requests in judges tokens by it, and asks
+/// the coordinator nothing.
+#[derive(Debug, Clone, Default)]
+pub struct ActiveOperators(Arc<[OperatorRecord]>);
+
+impl ActiveOperators {
+    /// Whose token this is. All of them are looked at, each in constant time.
+    pub fn holder_of(&self, token: &ShownSecret, unix_seconds: u64) -> Option<&OperatorRecord> {
+        let digest = token.digest();
+        let found = self.0.iter().fold(None, |found, record| {
+            let is_it: bool = record.token_digest.ct_eq(&digest).into();
+            if is_it { Some(record) } else { found }
+        });
+        found.filter(|record| record.is_active(unix_seconds))
+    }
+
+    /// Whether this operator's token opens anything.
+    pub fn has(&self, name: &OperatorName, unix_seconds: u64) -> bool {
+        self.0.iter().any(|record| record.name == *name && record.is_active(unix_seconds))
+    }
+}
 
 /// What somebody is made an operator with.
 #[derive(Debug, Clone)]
@@ -71,7 +97,11 @@ impl Coordinator {
         if self.operators.contains_key(&name) {
             return Err(CommandError::NameTaken(name.to_string()));
         }
-        if self.operators.len() >= MAX_OPERATORS {
+        if self.operators.len() >= MAX_OPERATOR_NAMES {
+            return Err(CommandError::TooManyOperatorNames);
+        }
+        let active = self.operators.values().filter(|record| record.is_active(now.unix_seconds)).count();
+        if active >= MAX_OPERATORS {
             return Err(CommandError::TooManyOperators);
         }
         if let Scope::Groups(groups) = &scope {
@@ -125,14 +155,10 @@ impl Coordinator {
         self.operators.values()
     }
 
-    /// Whose token this is. All of them are looked at, each in constant time.
-    pub fn operator_with(&self, token: &ShownSecret, now: Now) -> Option<&OperatorRecord> {
-        let digest = token.digest();
-        let found = self.operators.values().fold(None, |found, record| {
-            let is_it: bool = record.token_digest.ct_eq(&digest).into();
-            if is_it { Some(record) } else { found }
-        });
-        found.filter(|record| record.is_active(now.unix_seconds))
+    /// Those whose tokens open something now.
+    pub fn active_operators(&self, unix_seconds: u64) -> ActiveOperators {
+        let is_active = |record: &&OperatorRecord| record.is_active(unix_seconds);
+        ActiveOperators(self.operators.values().filter(is_active).cloned().collect())
     }
 
     /// Whether whoever asks may see this group.
@@ -143,6 +169,11 @@ impl Coordinator {
     /// Whether whoever asks may see this device: as a member of a group of theirs.
     pub fn sees_device(&self, device: DeviceId) -> bool {
         self.check_seen(device).is_ok()
+    }
+
+    /// Whether whoever asks may put this device into a group of theirs.
+    pub fn may_add_device(&self, device: DeviceId) -> bool {
+        self.check_addable(device).is_ok()
     }
 
     /// Whether whoever asks may see what leads into the groups that these labels select.

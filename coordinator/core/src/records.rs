@@ -6,6 +6,7 @@ mod audit;
 mod enrolment;
 mod operator;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 
 use fleetkey_wire::keys::SECRET_BYTES;
@@ -344,7 +345,7 @@ pub struct GroupRecord {
 }
 
 /// By when the members of a group are to hold a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deadline {
     /// The key, or any later one.
     pub key_epoch: KeyEpoch,
@@ -354,6 +355,9 @@ pub struct Deadline {
     pub until_unix_seconds: u64,
     /// What became of it.
     pub outcome: Outcome,
+    /// Devices that went while they owed the key, as long as it is open: should they be members again, they owe it still.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub gone_owing: BTreeSet<DeviceId>,
 }
 
 /// What became of a deadline.

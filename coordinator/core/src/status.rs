@@ -42,8 +42,13 @@ pub struct DeadlineStatus {
 
 impl From<&Deadline> for DeadlineStatus {
     fn from(deadline: &Deadline) -> Self {
-        let Deadline { key_epoch, set_unix_seconds, until_unix_seconds, outcome } = *deadline;
-        Self { key_epoch: key_epoch.to_string(), set_unix_seconds, until_unix_seconds, outcome }
+        let Deadline { key_epoch, set_unix_seconds, until_unix_seconds, outcome, gone_owing: _ } = deadline;
+        Self {
+            key_epoch: key_epoch.to_string(),
+            set_unix_seconds: *set_unix_seconds,
+            until_unix_seconds: *until_unix_seconds,
+            outcome: *outcome,
+        }
     }
 }
 

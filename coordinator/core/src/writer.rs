@@ -18,6 +18,8 @@ use crate::context::Setup;
 use crate::coordinator::Coordinator;
 use crate::effects::{Access, Effects, Event, Publish};
 use crate::error::LoadError;
+use crate::operators::ActiveOperators;
+use crate::records::Table;
 use crate::store::Store;
 
 /// Waits between attempts to load.
@@ -29,6 +31,8 @@ const MAX_RETRY_MILLISECONDS: u64 = 30_000;
 pub struct Concluded {
     /// What to tell the broker.
     pub access: AccessNews,
+    /// Whose tokens open something, where that has changed.
+    pub operators: Option<ActiveOperators>,
     /// What to tell people.
     pub events: Vec<Event>,
     /// Whether anything was stored.
@@ -133,9 +137,11 @@ impl<S: Store> Writer<S> {
         self.outbound.begin_life();
         let coordinator = Coordinator::load(self.setup.clone(), &mut self.store, now, rng)?;
         let everything = coordinator.access();
+        let operators = Some(coordinator.active_operators(now.unix_seconds));
         self.state = State::Loaded(Box::new(coordinator));
         let concluded = self.conclude(now, observe);
-        Ok(concluded.map(|concluded| Concluded { access: AccessNews::Everything(everything), ..concluded }))
+        let access = AccessNews::Everything(everything);
+        Ok(concluded.map(|concluded| Concluded { access, operators, ..concluded }))
     }
 
     /// Makes sure that there is a coordinator to decide with, loading it where that is due.
@@ -176,6 +182,8 @@ impl<S: Store> Writer<S> {
             Ok(effects) => effects,
             Err(poisoned) => return Err(self.discarded(now, poisoned.to_string())),
         };
+        let is_about_operators = writes.iter().any(|write| write.table == Table::Operator);
+        let operators = is_about_operators.then(|| coordinator.active_operators(now.unix_seconds));
         let is_settling = self.outbound.settle_at().is_some_and(|at| at <= now.mono);
         let has_committed = !writes.is_empty() || is_settling;
         if has_committed {
@@ -191,7 +199,7 @@ impl<S: Store> Writer<S> {
         observe(&publishes, &events);
         // What is dropped nobody waits for: the device asks again.
         let dropped = publishes.into_iter().filter_map(|publish| self.outbound.push(publish).err()).count();
-        Ok(Concluded { access: AccessNews::Changes(access), events, has_committed, dropped })
+        Ok(Concluded { access: AccessNews::Changes(access), operators, events, has_committed, dropped })
     }
 
     fn discarded(&mut self, now: Now, why: String) -> Discarded {

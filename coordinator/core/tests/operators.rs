@@ -4,11 +4,15 @@
 
 mod support;
 
+use std::str::FromStr;
+
 use fleetkey_coordinator_core::enrolment::{Application, ClaimTerms, Enrolment, Verdict};
-use fleetkey_coordinator_core::operators::OperatorTerms;
-use fleetkey_coordinator_core::records::{AuditRecord, OperatorName, OperatorRole, Record, Scope};
+use fleetkey_coordinator_core::operators::{MAX_OPERATOR_NAMES, MAX_OPERATORS, OperatorTerms};
+use fleetkey_coordinator_core::records::{
+    AuditRecord, OperatorName, OperatorRecord, OperatorRole, Record, Scope,
+};
 use fleetkey_coordinator_core::{
-    Actor, CommandError, Coordinator, Labels, OutOfScope, Policy, ShownSecret, Store as _, Table,
+    Actor, CommandError, Coordinator, Labels, OutOfScope, Policy, ShownSecret, Store as _, Table, Write,
 };
 use fleetkey_wire::{DeviceId, GroupId, Now};
 use rand_core::OsRng;
@@ -35,7 +39,9 @@ impl Desk {
     }
 
     fn holder(&self, token: &ShownSecret) -> Option<String> {
-        self.coordinator.operator_with(token, self.now).map(|record| record.name.to_string())
+        let now = self.now.unix_seconds;
+        let operators = self.coordinator.active_operators(now);
+        operators.holder_of(token, now).map(|record| record.name.to_string())
     }
 
     /// What becomes of a command of this operator's; undone again.
@@ -121,6 +127,55 @@ fn operators_that_make_no_sense_are_refused() {
     }
 }
 
+/// So many operators, in the store as if they had been made one by one.
+fn many(desk: &mut Desk, count: usize, expires_unix_seconds: Option<u64>, ended_unix_seconds: Option<u64>) {
+    let records = (0..count).map(|number| OperatorRecord {
+        name: format!("ops-{number}").parse().unwrap(),
+        role: OperatorRole::Viewer,
+        scope: Scope::Fleet,
+        token_digest: ShownSecret::from_str(&format!("{number:064x}")).unwrap().digest(),
+        created_unix_seconds: START,
+        expires_unix_seconds,
+        ended_unix_seconds,
+    });
+    let writes: Vec<Write> = records.map(|record| record.put()).collect();
+    desk.store.commit(&writes).unwrap();
+    desk.reload();
+}
+
+#[test]
+fn operators_that_were_ended_or_have_expired_take_nobodys_place() {
+    let mut desk = Desk::new();
+    let end = |desk: &mut Desk, name: &str| {
+        desk.coordinator.end_operator(&name.parse().unwrap(), desk.now).unwrap();
+        desk.commit();
+    };
+    many(&mut desk, MAX_OPERATORS, None, None);
+    let full = |desk: &mut Desk| desk.try_operator("late", OperatorRole::Viewer, &[], None);
+    assert_eq!(full(&mut desk).unwrap_err(), CommandError::TooManyOperators);
+    end(&mut desk, "ops-7");
+    let again = desk.try_operator("ops-7", OperatorRole::Viewer, &[], None);
+    assert_eq!(again.unwrap_err(), CommandError::NameTaken("ops-7".into()));
+    full(&mut desk).unwrap();
+    let one_more = desk.try_operator("later", OperatorRole::Viewer, &[], None);
+    assert_eq!(one_more.unwrap_err(), CommandError::TooManyOperators);
+
+    let mut desk = Desk::new();
+    many(&mut desk, MAX_OPERATORS, Some(START + 60), None);
+    assert_eq!(full(&mut desk).unwrap_err(), CommandError::TooManyOperators);
+    desk.later(61);
+    full(&mut desk).unwrap();
+}
+
+#[test]
+fn names_of_operators_are_remembered_up_to_a_limit() {
+    let mut desk = Desk::new();
+    many(&mut desk, MAX_OPERATOR_NAMES - 1, None, Some(START));
+    desk.operator("last", OperatorRole::Admin, &[]);
+    let one_more = desk.try_operator("late", OperatorRole::Viewer, &[], None);
+    assert_eq!(one_more.unwrap_err(), CommandError::TooManyOperatorNames);
+}
+
 /// Two groups with a selector each, and devices in one, in the other, in both, and in none.
 struct Halls {
     desk: Desk,
@@ -177,7 +232,8 @@ fn a_scoped_operator_acts_within_the_scope_alone() {
     assert_eq!(halls.ops2(|c, now| c.rekey(theirs, now, &mut OsRng)), not_theirs());
     assert_eq!(halls.ops2(|c, now| c.rotate(theirs, now, &mut OsRng)), not_theirs());
     let fleet = scope(OutOfScope::Fleet);
-    assert_eq!(halls.ops2(|c, now| c.create_group("new", Policy::default(), now, &mut OsRng)), fleet);
+    let new = |c: &mut Coordinator, now| c.create_group("new", Policy::default(), now, &mut OsRng);
+    assert_eq!(halls.ops2(new), fleet);
     let (id, key) = (DeviceId::random(&mut OsRng), key());
     assert_eq!(halls.ops2(|c, now| c.enroll_device(id, "new", key, now)), fleet);
     let terms = || OperatorTerms {
@@ -212,12 +268,7 @@ fn a_scoped_operator_acts_within_the_scope_alone() {
     let select = |group, text: &'static str| {
         move |c: &mut Coordinator, now: Now| c.select_members(group, Some(labels(text)), now, &mut OsRng)
     };
-    assert_eq!(halls.ops2(select(ours, "hall=1,floor=2")), Ok(()));
-    assert_eq!(halls.ops2(select(theirs, "hall=1")), not_theirs());
-    let now = halls.desk.now;
-    halls.desk.coordinator.label_device(in_theirs, labels("floor=3"), now, &mut OsRng).unwrap();
-    halls.desk.commit();
-    assert_eq!(halls.ops2(select(ours, "floor=3")), not_seen(), "it would draw in somebody else's device");
+    assert_eq!(halls.ops2(select(ours, "hall=1,floor=2")), fleet, "it would reach other claims and devices");
 }
 
 #[test]

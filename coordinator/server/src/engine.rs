@@ -14,6 +14,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fleetkey_coordinator_core::operators::ActiveOperators;
 use fleetkey_coordinator_core::writer::{AccessNews, Concluded, Discarded, Readiness};
 pub(crate) use fleetkey_coordinator_core::writer::{OutboxTicket, Outgoing};
 use fleetkey_coordinator_core::{CommandError, Coordinator, Event, LoadError, Publish, Setup, Store, Writer};
@@ -112,6 +113,7 @@ pub(crate) struct Engine {
     pub(crate) setup: Setup,
     pub(crate) store: Box<dyn Store + Send>,
     pub(crate) feed: PolicyFeed,
+    pub(crate) operators: watch::Sender<ActiveOperators>,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) counts: Counts,
     pub(crate) is_ready: watch::Sender<bool>,
@@ -200,6 +202,7 @@ struct Thread {
 /// Who is told of what was decided.
 struct Surroundings {
     feed: PolicyFeed,
+    operators: watch::Sender<ActiveOperators>,
     events: broadcast::Sender<Event>,
     counts: Counts,
     is_ready: watch::Sender<bool>,
@@ -207,8 +210,8 @@ struct Surroundings {
 
 impl Thread {
     fn load(engine: Engine, ports: Ports, link: Link) -> Result<Self, LoadError> {
-        let Engine { setup, store, feed, events, counts, is_ready } = engine;
-        let around = Surroundings { feed, events, counts, is_ready };
+        let Engine { setup, store, feed, operators, events, counts, is_ready } = engine;
+        let around = Surroundings { feed, operators, events, counts, is_ready };
         let mut observe =
             |publishes: &[Publish], _: &[Event]| around.count(publishes, &Classifier::for_load());
         let (writer, concluded) = Writer::open(setup, store, clock::now(), &mut OsRng, &mut observe)?;
@@ -394,9 +397,12 @@ impl Thread {
         }
     }
 
-    /// Tells brokers, hands messages over, tells people: in this order.
+    /// Says whose tokens open something, tells brokers, hands messages over, tells people: in this order.
     fn speak(&mut self, concluded: Concluded) {
-        let Concluded { access, events, dropped, has_committed: _ } = concluded;
+        let Concluded { access, operators, events, dropped, has_committed: _ } = concluded;
+        if let Some(operators) = operators {
+            self.around.operators.send_replace(operators);
+        }
         match access {
             AccessNews::Changes(changes) => self.around.feed.change(changes),
             AccessNews::Everything(everything) => self.around.feed.replace(everything),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use fleetkey_coordinator_core::operators::ActiveOperators;
 use fleetkey_coordinator_core::{
     Actor, CommandError, Coordinator, DeviceRecord, Event, GroupStatus, MemberRecord, Policy, Status,
 };
@@ -25,6 +26,7 @@ pub struct ServiceHandle {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) feed: PolicyFeed,
+    pub(crate) operators: watch::Receiver<ActiveOperators>,
     pub(crate) counts: Counts,
     pub(crate) cpu: Option<ThreadCpu>,
     pub(crate) is_loaded: watch::Receiver<bool>,
@@ -238,6 +240,11 @@ impl ServiceHandle {
     /// What brokers are told.
     pub fn policy_feed(&self) -> &PolicyFeed {
         &self.feed
+    }
+
+    /// Whose tokens open something: as of the last command that was answered, or later.
+    pub fn operators(&self) -> watch::Receiver<ActiveOperators> {
+        self.operators.clone()
     }
 
     /// What was received, sent and spent so far.

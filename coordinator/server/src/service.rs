@@ -4,6 +4,7 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use fleetkey_coordinator_core::operators::ActiveOperators;
 use fleetkey_coordinator_core::{Actor, LoadError, Setup, Store};
 use fleetkey_mqtt::{BadOptions, Options};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -136,12 +137,14 @@ pub(crate) async fn wire(
     let (outgoing_queue, outgoing) = mpsc::channel(MAX_HANDED);
     let (connected, is_connected) = watch::channel(false);
     let (loaded, is_loaded) = watch::channel(false);
+    let (told_operators, operators) = watch::channel(ActiveOperators::default());
     let events = broadcast::Sender::new(MAX_EVENTS_BEHIND);
     let counts = Counts::default();
     let engine = Engine {
         setup,
         store,
         feed: feed.clone(),
+        operators: told_operators,
         events: events.clone(),
         counts: counts.clone(),
         is_ready: loaded,
@@ -151,7 +154,8 @@ pub(crate) async fn wire(
     let thread = engine::start(engine, ports, (outgoing_queue, is_connected.clone()), told)?;
     let cpu = first_load.await.map_err(|_| StartError::Ended)??;
     let actor = Actor::Coordinator;
-    let handle = ServiceHandle { actor, commands, events, feed, counts, cpu, is_loaded, is_connected };
+    let handle =
+        ServiceHandle { actor, commands, events, feed, operators, counts, cpu, is_loaded, is_connected };
     Ok(Wired { handle, stop, thread, ups, sent, outgoing, connected })
 }
 

@@ -7,12 +7,16 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleetkey_coordinator::http::routes;
+use fleetkey_coordinator_core::enrolment::{Application, Enrolment, Proof, ShownClaim, Verdict};
 use fleetkey_coordinator_core::records::OperatorRole;
+use fleetkey_coordinator_core::{Coordinator, Labels};
+use fleetkey_identity::IdentityKey;
+use rand_core::OsRng;
 use serde_json::{Value, json};
 use server::Server;
 use support::{Home, fleetkey, mode, ok, run};
@@ -56,7 +60,7 @@ const TABLE: [(&str, &str, &str); 41] = [
     ("GET", "/v1/groups/{group}", "viewer"),
     ("GET", "/v1/groups/{group}/members", "viewer"),
     ("POST", "/v1/groups/{group}/add", "operator"),
-    ("POST", "/v1/groups/{group}/select", "operator"),
+    ("POST", "/v1/groups/{group}/select", "fleet operator"),
     ("POST", "/v1/groups/{group}/remove", "operator"),
     ("POST", "/v1/groups/{group}/psk", "operator"),
     ("POST", "/v1/groups/{group}/rekey", "operator"),
@@ -145,7 +149,7 @@ fn each_role_may_what_the_table_says_and_nothing_else() {
                 ("broker", "admin" | "root") => None,
                 ("broker", _) => Some((403, "role_missing")),
                 _ if who_ranks < rank(needed) => Some((403, "role_missing")),
-                (_, "scoped") if is_for_fleet => Some((403, "out_of_scope")),
+                (_, "scoped") if is_for_fleet || path.contains('{') => Some((403, "out_of_scope")),
                 _ => None,
             };
             match expected {
@@ -177,6 +181,65 @@ fn a_token_that_was_ended_or_never_was_gets_one_answer() {
     assert_eq!((again.0, &again.1["error"]), (409, &json!("name_taken")));
     let gone = server.post("/v1/operators/nobody/end", &json!({}));
     assert_eq!((gone.0, &gone.1["error"]), (404, &json!("unknown_operator")));
+}
+
+/// Reads the stream until it ends, and says how long that took. One that does not end says something every few seconds.
+fn until_it_ends(mut stream: impl BufRead) -> Duration {
+    let begun = Instant::now();
+    let mut line = String::new();
+    while stream.read_line(&mut line).unwrap() > 0 && begun.elapsed() < Duration::from_secs(12) {
+        line.clear();
+    }
+    begun.elapsed()
+}
+
+#[test]
+fn a_policy_stream_ends_with_the_token_that_opened_it() {
+    let server = Server::start();
+    let token = server.operator("ops1", "admin", &[]);
+    let begun = |token: &str| {
+        let mut stream = server.policy(token);
+        let mut line = String::new();
+        while !line.contains("snapshot") {
+            line.clear();
+            assert!(stream.read_line(&mut line).unwrap() > 0, "it ended at once");
+        }
+        stream
+    };
+    let ended = begun(&token);
+    // Others come and go meanwhile.
+    server.operator("ops2", "viewer", &[]);
+    assert_eq!(server.post("/v1/operators/ops1/end", &json!({})).0, 200);
+    assert!(until_it_ends(ended) < Duration::from_secs(4));
+
+    let new = json!({ "name": "ops3", "role": "admin", "valid_seconds": 1 });
+    let token = server.post("/v1/operators", &new).1["token"].as_str().unwrap().to_owned();
+    let took = until_it_ends(begun(&token));
+    assert!(took < Duration::from_secs(6), "a second, its last, and half of one until it is seen: {took:?}");
+}
+
+#[test]
+fn tokens_are_judged_while_the_deciding_thread_is_busy() {
+    let server = Server::start();
+    let (scoped, ended) = (server.operator("ops1", "viewer", &[]), server.operator("ops2", "admin", &[]));
+    assert_eq!(server.post("/v1/operators/ops2/end", &json!({})).0, 200);
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (entered, is_busy) = std::sync::mpsc::channel();
+    let handle = server.service.as_ref().unwrap().handle();
+    let holding = server.runtime.spawn(async move {
+        let hold = move |_: &Coordinator, _| {
+            entered.send(()).unwrap();
+            held.recv().is_ok()
+        };
+        handle.query(hold).await
+    });
+    is_busy.recv().unwrap();
+    let unauthorized = (401, "unauthorized".to_owned());
+    assert_eq!(ask(&server, "GET", "/v1/devices", Some(&"0f".repeat(32))), unauthorized);
+    assert_eq!(ask(&server, "GET", "/v1/devices", Some(&ended)), unauthorized);
+    assert_eq!(ask(&server, "GET", "/v1/backup", Some(&scoped)), (403, "role_missing".to_owned()));
+    let_go.send(()).unwrap();
+    assert_eq!(server.runtime.block_on(holding).unwrap(), Ok(true));
 }
 
 #[test]
@@ -216,12 +279,21 @@ fn a_scoped_operator_is_shown_the_scope_and_refused_the_rest_by_name() {
         assert_eq!((status, body["error"].as_str()), (403, Some("out_of_scope")), "{path}");
     }
     let denied = [
-        ("/v1/groups/theirs/rekey", json!({}), "is not in your scope"),
+        ("/v1/groups/theirs/rekey", json!({}), "there is no group \"theirs\" in your scope"),
+        ("/v1/groups/ours/select", json!({ "labels": "hall=theirs" }), "the whole fleet"),
         ("/v1/groups", json!({ "name": "new" }), "the whole fleet"),
         ("/v1/devices", json!({ "name": "new" }), "the whole fleet"),
-        ("/v1/groups/ours/add", json!({ "devices": ["in-theirs"] }), "in no group of your scope"),
-        ("/v1/revoke", json!({ "devices": ["in-both"], "reason": "" }), "which is not in your scope"),
-        ("/v1/claims", json!({ "uses": 1, "valid_seconds": 60, "labels": "hall=theirs" }), "lead into group"),
+        ("/v1/groups/ours/add", json!({ "devices": ["in-theirs"] }), "no device \"in-theirs\" in your scope"),
+        (
+            "/v1/revoke",
+            json!({ "devices": ["in-both"], "reason": "" }),
+            "in a group outside of your scope as well",
+        ),
+        (
+            "/v1/claims",
+            json!({ "uses": 1, "valid_seconds": 60, "labels": "hall=theirs" }),
+            "outside of your scope",
+        ),
     ];
     for (path, body, why) in denied {
         let (status, answer) = post(path, body);
@@ -244,6 +316,79 @@ fn a_scoped_operator_is_shown_the_scope_and_refused_the_rest_by_name() {
         (&theirs["standing"], theirs["groups"][0]["group_name"].as_str()),
         (&json!("enrolled"), Some("theirs"))
     );
+}
+
+/// What a scoped operator is answered, with the name that was asked for taken out.
+fn answers(server: &Server, token: &str, name: &str, claim: &str) -> Vec<(u16, String)> {
+    let devices = json!({ "devices": [name] });
+    let asked = [
+        ("GET", format!("/v1/devices/{name}"), Value::Null),
+        ("POST", format!("/v1/devices/{name}/release"), json!({})),
+        ("POST", format!("/v1/devices/{name}/label"), json!({ "labels": "floor=1" })),
+        ("POST", "/v1/revoke".to_owned(), json!({ "devices": [name], "reason": "" })),
+        ("POST", "/v1/groups/ours/add".to_owned(), devices.clone()),
+        ("POST", "/v1/groups/ours/remove".to_owned(), devices.clone()),
+        ("GET", format!("/v1/groups/{name}"), Value::Null),
+        ("GET", format!("/v1/groups/{name}/members"), Value::Null),
+        ("POST", format!("/v1/groups/{name}/add"), devices.clone()),
+        ("POST", format!("/v1/groups/{name}/remove"), devices),
+        ("POST", format!("/v1/groups/{name}/rekey"), json!({})),
+        ("POST", format!("/v1/groups/{name}/rotate"), json!({})),
+        ("POST", format!("/v1/requests/{name}/approve"), json!({})),
+        ("POST", format!("/v1/requests/{name}/deny"), json!({})),
+        ("POST", format!("/v1/requests/{name}/forget"), json!({})),
+        ("POST", format!("/v1/claims/{claim}/end"), json!({})),
+    ];
+    let answer = |(method, path, body): (&str, String, Value)| {
+        let (status, body) = server.as_operator(token, method, &path, &body);
+        (status, body.to_string().replace(name, "NAME").replace(claim, "CLAIM"))
+    };
+    asked.into_iter().map(answer).collect()
+}
+
+#[test]
+fn nobody_learns_whether_what_is_outside_of_their_scope_exists() {
+    let server = Server::start();
+    for name in ["ours", "theirs"] {
+        server.post("/v1/groups", &json!({ "name": name, "select": format!("hall={name}") }));
+    }
+    // A device, a group and a request that share their name: whatever is asked for, it is there.
+    server.provision("theirs");
+    server.post("/v1/groups/theirs/add", &json!({ "devices": ["theirs"] }));
+    let claim = json!({ "uses": 1, "valid_seconds": 60, "labels": "hall=theirs", "needs_approval": true });
+    let claim = server.post("/v1/claims", &claim).1;
+    let shown: ShownClaim = claim["claim"].as_str().unwrap().parse().unwrap();
+    let application = Application {
+        public_key: IdentityKey::generate(&mut OsRng).public_key(),
+        name: Some("theirs".into()),
+        proof: Proof::Claim(shown),
+        verdict: Verdict::Approve,
+        labels: Labels::default(),
+    };
+    let handle = server.service.as_ref().unwrap().handle();
+    let applied = handle.decide(move |coordinator, now, rng| Ok(coordinator.enrol(&application, now, rng)));
+    let applied = server.runtime.block_on(applied).unwrap();
+    let Ok(Enrolment::Waits { device: request }) = applied else { panic!("{applied:?}") };
+    let ids = [
+        server.get("/v1/devices/theirs").1["id"].as_str().unwrap().to_owned(),
+        server.get("/v1/groups/theirs").1["id"].as_str().unwrap().to_owned(),
+        request.to_string(),
+    ];
+
+    let token = server.operator("ops2", "operator", &["ours"]);
+    let nothing = answers(&server, &token, "nothing", &"0".repeat(16));
+    for (status, body) in &nothing {
+        assert_eq!((*status, body.contains("out_of_scope")), (403, true), "{body}");
+    }
+    let claim = claim["id"].as_str().unwrap();
+    assert_eq!(answers(&server, &token, "theirs", claim), nothing);
+    for id in ids {
+        assert_eq!(answers(&server, &token, &id, claim), nothing);
+    }
+    let theirs = server.get("/v1/devices/theirs").1;
+    assert_eq!(theirs["standing"], json!("enrolled"), "nothing was done, either");
+    let root = server.get("/v1/devices/nothing");
+    assert_eq!((root.0, &root.1["error"]), (404, &json!("unknown_device")), "to whom the fleet is open");
 }
 
 #[test]

@@ -74,6 +74,9 @@ impl Group {
         now: Now,
     ) {
         let newest = self.newest_digest();
+        if let Some(record) = self.members.get(&id).map(|member| member.record.clone()) {
+            self.goes_owing(context, &record);
+        }
         if let Some(member) = self.members.get_mut(&id) {
             if member.has_acknowledged(newest) {
                 self.acknowledged = self.acknowledged.saturating_sub(1);

@@ -29,6 +29,9 @@ impl Group {
             self.ready.remove(id);
             self.afresh.remove(id);
             context.delete(&member.record);
+            if devices.get(id).is_some_and(|device| !device.is_revoked()) {
+                self.goes_owing(context, &member.record);
+            }
             if let Some(device) = devices.get_mut(id) {
                 device.groups.remove(&self.record.id);
                 device.lost.remove(&self.record.id);
@@ -48,6 +51,7 @@ impl Group {
             return Ok(());
         }
         self.transact(context, devices, plans, Rekey::Yes(reason), now, rng)?;
+        self.close_crowded_deadlines(context, now);
         for (id, cell) in left {
             context.event(Event::Left { group: self.id(), device: id });
             if let Some(cell) = cell

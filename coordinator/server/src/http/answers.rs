@@ -62,6 +62,9 @@ pub enum ApiError {
     /// No claim's id.
     #[error("there is no claim {0:?}")]
     UnknownClaim(String),
+    /// What is not there, or not in the caller's scope: the two are answered alike.
+    #[error("{0} in your scope")]
+    NotInScope(Box<ApiError>),
     /// The CA did not issue.
     #[error(transparent)]
     Issue(IssueError),
@@ -111,6 +114,7 @@ impl Named for ApiError {
             Self::UnknownGroup(_) => "unknown_group",
             Self::UnknownRequest(_) => "unknown_request",
             Self::UnknownClaim(_) => "unknown_claim",
+            Self::NotInScope(_) => "out_of_scope",
             Self::Issue(_) => "issue",
             Self::NoDevices => "no_devices",
             Self::NoAuthority => "no_authority",
@@ -130,7 +134,7 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::RoleMissing { .. } | Self::ScopeMissing => StatusCode::FORBIDDEN,
+            Self::RoleMissing { .. } | Self::ScopeMissing | Self::NotInScope(_) => StatusCode::FORBIDDEN,
             Self::NotFound
             | Self::UnknownDevice(_)
             | Self::UnknownGroup(_)
@@ -196,6 +200,7 @@ fn status_of(refused: &CommandError) -> StatusCode {
         | CommandError::TooManyCertificates(_)
         | CommandError::TooManyClaims
         | CommandError::TooManyOperators
+        | CommandError::TooManyOperatorNames
         | CommandError::Superseded => StatusCode::CONFLICT,
         CommandError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -1,10 +1,12 @@
 //! Who asks, and whether they may at all: one answer for everybody who is nobody, and a named one for those who are
 //! known and may not.
 //!
-//! Leaves the table of who may what to `routes`, and scopes to the core, which checks them in the decision itself.
+//! A token is judged by what the deciding thread has told of operators last: whoever only tries tokens takes nothing of its
+//! time. Leaves the table of who may what to `routes`, and scopes to the core, which checks them in the decision itself.
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
@@ -12,13 +14,20 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use fleetkey_coordinator_core::operators::ActiveOperators;
 use fleetkey_coordinator_core::records::{OperatorRecord, OperatorRole, Scope};
 use fleetkey_coordinator_core::{Actor, ShownSecret};
 use fleetkey_wire::error::Named as _;
 
+use tokio::sync::watch;
+
 use super::routes::Need;
 use super::{Api, ApiError};
+use crate::clock;
 use crate::handle::ServiceHandle;
+
+/// How often it is looked whether a token that expires has: by the clock on the wall, which may be set.
+const LOOK_AT_CLOCK: Duration = Duration::from_millis(500);
 
 /// Somebody who is known.
 #[derive(Debug, Clone)]
@@ -34,6 +43,18 @@ impl Caller {
     fn root() -> Self {
         let (role, scope) = (OperatorRole::Admin, Scope::Fleet);
         Self { actor: Actor::Root, role, scope, expires_unix_seconds: None }
+    }
+
+    /// Returns when their token opens nothing any more; never where it has no end. What goes on after it was let in ends with
+    /// this.
+    pub(super) async fn ended(self, mut operators: watch::Receiver<ActiveOperators>) {
+        let Actor::Operator(name) = &self.actor else { return std::future::pending().await };
+        while operators.borrow_and_update().has(name, clock::unix_seconds()) {
+            tokio::select! {
+                changed = operators.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK_AT_CLOCK), if self.expires_unix_seconds.is_some() => {}
+            }
+        }
     }
 }
 
@@ -58,7 +79,7 @@ pub(super) async fn check(
     if need == Need::Nothing {
         return next.run(request).await;
     }
-    let known = match identify(&api, request.headers()).await {
+    let known = match identify(&api, request.headers()) {
         Ok(known) => known,
         Err(refused) => return refused.into_response(),
     };
@@ -102,7 +123,7 @@ fn may(need: Need, caller: &Caller) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn identify(api: &Api, headers: &HeaderMap) -> Result<Known, ApiError> {
+fn identify(api: &Api, headers: &HeaderMap) -> Result<Known, ApiError> {
     let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let (scheme, shown) = shown.and_then(|value| value.split_once(' ')).ok_or(ApiError::Unauthorized)?;
     let (is_root, is_broker) = (api.operator_token.opens(shown), api.broker_token.opens(shown));
@@ -116,10 +137,8 @@ async fn identify(api: &Api, headers: &HeaderMap) -> Result<Known, ApiError> {
         return Ok(Known::Broker);
     }
     let token: ShownSecret = shown.parse().map_err(|_| ApiError::Unauthorized)?;
-    let caller = api
-        .service
-        .query(move |coordinator, now| coordinator.operator_with(&token, now).map(Caller::from))
-        .await?;
+    let operators = api.service.operators();
+    let caller = operators.borrow().holder_of(&token, clock::unix_seconds()).map(Caller::from);
     caller.map(Known::Caller).ok_or(ApiError::Unauthorized)
 }
 
@@ -129,6 +148,17 @@ pub(super) struct Asked {
     /// Acts in the name of the caller.
     pub(super) service: ServiceHandle,
     pub(super) caller: Caller,
+}
+
+impl Asked {
+    /// What is said of something that is not there. To whoever has a scope it is said of what is outside of it, too: nobody
+    /// learns so what others have.
+    pub(super) fn not_there(&self, unknown: ApiError) -> ApiError {
+        match self.caller.scope {
+            Scope::Fleet => unknown,
+            Scope::Groups(_) => ApiError::NotInScope(Box::new(unknown)),
+        }
+    }
 }
 
 impl Deref for Asked {

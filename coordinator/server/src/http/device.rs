@@ -152,18 +152,34 @@ pub(super) async fn revoke(
     Ok(Json(Revoked { devices, groups }))
 }
 
-/// The devices of these names or ids.
+/// The devices of these names or ids, as far as the caller sees them.
 pub(super) async fn find(api: &Asked, names: Vec<String>) -> Result<Vec<DeviceId>, ApiError> {
+    find_those(api, names, Coordinator::sees_device).await
+}
+
+/// The devices of these names or ids, as far as the caller may put them into groups.
+pub(super) async fn find_addable(api: &Asked, names: Vec<String>) -> Result<Vec<DeviceId>, ApiError> {
+    find_those(api, names, Coordinator::may_add_device).await
+}
+
+async fn find_those(
+    api: &Asked,
+    names: Vec<String>,
+    are_meant: fn(&Coordinator, DeviceId) -> bool,
+) -> Result<Vec<DeviceId>, ApiError> {
     if names.is_empty() {
         return Err(ApiError::NoDevices);
     }
     let found: Result<Vec<_>, String> = api
         .service
         .query(move |coordinator, _| {
-            names.into_iter().map(|name| coordinator.find_device(&name).ok_or(name)).collect()
+            let find = |name: String| {
+                coordinator.find_device(&name).filter(|id| are_meant(coordinator, *id)).ok_or(name)
+            };
+            names.into_iter().map(find).collect()
         })
         .await?;
-    let mut found = found.map_err(ApiError::UnknownDevice)?;
+    let mut found = found.map_err(|name| api.not_there(ApiError::UnknownDevice(name)))?;
     found.sort_unstable();
     found.dedup();
     Ok(found)

@@ -49,9 +49,19 @@ pub(super) async fn create_claim(api: Asked, Body(new): Body<NewClaim>) -> Resul
 }
 
 pub(super) async fn end_claim(api: Asked, Name(id): Name) -> Result<Json<ClaimList>, ApiError> {
-    let id: ClaimId = id.parse().map_err(|_| ApiError::UnknownClaim(id))?;
-    api.service.decide(move |coordinator, now, _| coordinator.end_claim(id, now)).await?;
-    claims(api).await
+    let not_there = |asked| api.not_there(ApiError::UnknownClaim(asked));
+    let claim: ClaimId = id.parse().map_err(|_| not_there(id.clone()))?;
+    let is_ended = api
+        .service
+        .decide(move |coordinator, now, _| {
+            let is_it = |seen: &ClaimRecord| seen.id == claim && coordinator.sees_labels(&seen.labels);
+            if !coordinator.claims().any(is_it) {
+                return Ok(false);
+            }
+            coordinator.end_claim(claim, now).map(|()| true)
+        })
+        .await?;
+    if is_ended { claims(api).await } else { Err(not_there(id)) }
 }
 
 pub(super) async fn requests(api: Asked) -> Result<Json<RequestList>, ApiError> {
@@ -92,11 +102,16 @@ async fn about(
     let device = api
         .service
         .decide(move |coordinator, now, rng| {
-            let Some(device) = coordinator.find_request(&name) else { return Ok(None) };
+            let named = coordinator.find_request(&name);
+            let is_it = |request: &&RequestRecord| {
+                Some(request.device) == named && coordinator.sees_labels(&request.labels)
+            };
+            let found = coordinator.requests().find(is_it).map(|request| request.device);
+            let Some(device) = found else { return Ok(None) };
             act(coordinator, device, now, rng).map(|()| Some(device))
         })
         .await?;
-    device.ok_or(ApiError::UnknownRequest(asked))
+    device.ok_or_else(|| api.not_there(ApiError::UnknownRequest(asked)))
 }
 
 pub(super) async fn label(

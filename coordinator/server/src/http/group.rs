@@ -69,7 +69,7 @@ pub(super) async fn add(
     Body(DeviceNames { devices }): Body<DeviceNames>,
 ) -> Result<Json<Added>, ApiError> {
     let id = find(&api, name).await?;
-    let devices = device::find(&api, devices).await?;
+    let devices = device::find_addable(&api, devices).await?;
     let added = api.service.add_members(id, devices).await?;
     Ok(Json(Added { added, group: api.service.group_status(id).await? }))
 }
@@ -123,11 +123,12 @@ pub(super) async fn rotate(api: Asked, Name(name): Name) -> Result<Json<Rekeyed>
 }
 
 async fn find(api: &Asked, name: String) -> Result<GroupId, ApiError> {
-    api.service
-        .decide(move |coordinator, _, _| match coordinator.find_group(&name) {
-            Some(id) => coordinator.check_group(id).map(|()| Ok(id)),
-            None => Ok(Err(name)),
+    let found = api
+        .service
+        .query(move |coordinator, _| {
+            let found = coordinator.find_group(&name).filter(|id| coordinator.sees_group(*id));
+            found.ok_or(name)
         })
-        .await?
-        .map_err(ApiError::UnknownGroup)
+        .await?;
+    found.map_err(|name| api.not_there(ApiError::UnknownGroup(name)))
 }

@@ -56,6 +56,7 @@ pub(super) fn table() -> Vec<Entry> {
     const VIEWER: Need = Need::Role(OperatorRole::Viewer);
     const OPERATOR: Need = Need::Role(OperatorRole::Operator);
     const FLEET_VIEWER: Need = Need::Fleet(OperatorRole::Viewer);
+    const FLEET_OPERATOR: Need = Need::Fleet(OperatorRole::Operator);
     const ADMIN: Need = Need::Fleet(OperatorRole::Admin);
     vec![
         get("/healthz", Need::Nothing, super::health),
@@ -94,7 +95,7 @@ pub(super) fn table() -> Vec<Entry> {
         get("/v1/groups/{group}", VIEWER, group::show),
         get("/v1/groups/{group}/members", VIEWER, group::members),
         post("/v1/groups/{group}/add", OPERATOR, group::add),
-        post("/v1/groups/{group}/select", OPERATOR, group::select),
+        post("/v1/groups/{group}/select", FLEET_OPERATOR, group::select),
         post("/v1/groups/{group}/remove", OPERATOR, group::remove),
         post("/v1/groups/{group}/psk", OPERATOR, group::psk),
         post("/v1/groups/{group}/rekey", OPERATOR, group::rekey),

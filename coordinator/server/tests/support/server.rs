@@ -121,8 +121,11 @@ impl Server {
     pub fn policy(&self, token: &str) -> BufReader<TcpStream> {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        write!(stream, "GET /v1/policy HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n")
-            .unwrap();
+        write!(
+            stream,
+            "GET /v1/policy HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\r\n"
+        )
+        .unwrap();
         BufReader::new(stream)
     }
 }
