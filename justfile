@@ -14,6 +14,10 @@ test *ARGS:
 demo *ARGS:
     cargo run --release --locked --bin fleetkey-sim -- demo {{ARGS}}
 
+# How far a rekey is from what it could cost at best. `just bound 2000 --tls`
+bound DEVICES="10000" *ARGS:
+    cargo run --release --locked --bin fleetkey-sim -- bound --devices {{DEVICES}} {{ARGS}}
+
 # Wrap, open, confirm, commit, process, join; and one message to every cell.
 bench *ARGS:
     cargo bench --workspace --locked --benches {{ARGS}}
