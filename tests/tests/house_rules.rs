@@ -52,7 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fleetkey-door", &["fleetkey-identity", "fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
     ("fleetkey-gate", &["fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
     ("fleetkey-report", &[]),
-    ("fleetkey-swarm", &["fleetkey-agent-core", "fleetkey-wire"]),
+    ("fleetkey-swarm", &["fleetkey-agent-core", "fleetkey-mqtt", "fleetkey-wire"]),
     // It comes to brokers from outside.
     ("fleetkey-intruder", &["fleetkey-identity", "fleetkey-wire"]),
     // It meets the others as processes.

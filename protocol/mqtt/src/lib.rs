@@ -31,3 +31,8 @@ pub use events::{Event, Events};
 pub use options::{Backoff, BadOptions, Options, Qos};
 pub use subscriptions::MAX_FILTERS;
 pub use url::{BadBrokerUrl, BrokerUrl};
+
+/// MQTT 3.1.1's packets, read and written: for those who keep many connections at once, and need no client for each.
+pub mod packets {
+    pub use rumqttc::mqttbytes::{Error, QoS, v4};
+}

@@ -1,8 +1,10 @@
 //! The little MQTT 3.1.1 that a device speaks, at quality of service 0.
 
 use bytes::{BufMut as _, BytesMut};
-use rumqttc::mqttbytes::v4::{Connect, ConnectReturnCode, Packet, Subscribe, SubscribeFilter, Unsubscribe};
-use rumqttc::mqttbytes::{self, QoS};
+use fleetkey_mqtt::packets::v4::{
+    Connect, ConnectReturnCode, Packet, Subscribe, SubscribeFilter, Unsubscribe,
+};
+use fleetkey_mqtt::packets::{self, QoS};
 
 /// The largest packet that is taken, in bytes.
 const MAX_PACKET_BYTES: usize = 128 * 1024;
@@ -15,7 +17,7 @@ pub(crate) enum Said {
     /// SUBACK: which filter of the SUBSCRIBE of this id was granted, in order.
     Subscribed(u16, Vec<bool>),
     /// PUBLISH.
-    Message(mqttbytes::v4::Publish),
+    Message(packets::v4::Publish),
     /// What calls for nothing.
     Nothing,
 }
@@ -27,10 +29,10 @@ pub(crate) struct NoSense;
 
 /// Takes the next whole packet from what has come.
 pub(crate) fn next(input: &mut BytesMut) -> Result<Option<Said>, NoSense> {
-    use rumqttc::mqttbytes::v4::SubscribeReasonCode as Code;
+    use fleetkey_mqtt::packets::v4::SubscribeReasonCode as Code;
     let packet = match Packet::read(input, MAX_PACKET_BYTES) {
         Ok(packet) => packet,
-        Err(mqttbytes::Error::InsufficientBytes(_)) => return Ok(None),
+        Err(packets::Error::InsufficientBytes(_)) => return Ok(None),
         Err(_) => return Err(NoSense),
     };
     Ok(Some(match packet {
@@ -99,7 +101,7 @@ pub(crate) fn ping(out: &mut BytesMut) {
 
 #[cfg(test)]
 mod tests {
-    use rumqttc::mqttbytes::v4::Publish;
+    use fleetkey_mqtt::packets::v4::Publish;
 
     use super::*;
 
