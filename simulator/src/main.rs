@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use fleetkey_chaos::command::Chaos;
 use fleetkey_mqtt::BrokerUrl;
+use fleetkey_peers::Peers;
 use fleetkey_sim::demo::{self, Options};
 use fleetkey_sim::fleet::{BrokerChoice, FanOut};
 use fleetkey_sim::outside::Outside;
@@ -26,6 +27,7 @@ struct Arguments {
 enum Command {
     Chaos(Chaos),
     Demo(Demo),
+    Peers(Peers),
 }
 
 /// Onboards a fleet, revokes devices, and checks that everyone else moved on.
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Chaos(chaos) => chaos.run(&mut std::io::stdout().lock()),
         Command::Demo(demo) => demo.run(),
+        Command::Peers(peers) => peers.run(&mut std::io::stdout().lock()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
