@@ -15,6 +15,7 @@ use fleetkey_wire::{CellId, DeviceId, GroupId, Topic};
 use self::coordinator::Host;
 use self::device::Device;
 use crate::budget::Budget;
+use crate::cpu::timed;
 use crate::scheme::{Fleet, Kind, Published, Scheme, Stopped, failed};
 
 /// Fleetkey, with cells of its default size.
@@ -58,6 +59,7 @@ struct Cells {
     /// What was published last.
     published: Vec<(Topic, Vec<u8>)>,
     turns: usize,
+    confirmation_cpu_seconds: Option<f64>,
 }
 
 const INSIDE: usize = 0;
@@ -130,9 +132,16 @@ impl Fleet for Cells {
 
     fn settle(&mut self) -> Result<(), Stopped> {
         let ups: Vec<_> = self.living.iter_mut().flat_map(Device::take_said).collect();
-        self.host.hear(&ups)?;
-        self.host.take_messages();
+        let (cpu, heard) = timed(|| self.host.hear(&ups));
+        heard?;
+        if !ups.is_empty() {
+            self.confirmation_cpu_seconds = Some(cpu.as_secs_f64() / ups.len() as f64);
+        }
         self.host.pass(100);
         Ok(())
+    }
+
+    fn confirmation_cpu_seconds(&self) -> Option<f64> {
+        self.confirmation_cpu_seconds
     }
 }

@@ -3,7 +3,7 @@
 use fleetkey_plot::{Axis, Chart, Marks, Page, PlotError, Series, Table, Unit};
 
 use crate::measure::Figures;
-use crate::report::{COLUMNS, NOTES, Outcome, Report, SchemeReport, cells, group};
+use crate::report::{COLUMNS, Outcome, Report, SchemeReport, cells, group};
 
 /// The page.
 ///
@@ -13,7 +13,7 @@ pub fn page(report: &Report) -> Result<String, PlotError> {
     let mut page = Page::new("What one removal costs");
     page.paragraph(&report.machine.to_string());
     page.table(&table(report));
-    page.list(NOTES);
+    page.list(report.notes());
 
     page.heading("Against the size of the fleet");
     for chart in charts(report) {

@@ -36,6 +36,9 @@ pub struct Figures {
     pub removals: usize,
     /// Devices that took part in truth; for the others the coordinator holds all that it would.
     pub sampled_devices: usize,
+    /// The coordinator's CPU time for one device's confirmation, which is not in the figure above; none where there are
+    /// no confirmations.
+    pub confirmation_cpu_seconds: Option<f64>,
     /// What the removed device's own code said.
     pub removed_device_said: String,
     /// Wall-clock time of the set-up, on all cores.
@@ -165,6 +168,7 @@ pub fn measure(
         removals: coordinator.len(),
         sampled_devices: kinds.iter().map(|kind| kind.sampled).sum(),
         kinds,
+        confirmation_cpu_seconds: fleet.confirmation_cpu_seconds(),
         removed_device_said,
         set_up_seconds,
     })

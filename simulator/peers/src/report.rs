@@ -69,6 +69,27 @@ impl Report {
         sizes
     }
 
+    /// What the columns mean, and what is not in them.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = NOTES.map(str::to_owned).into();
+        let all = self
+            .schemes
+            .iter()
+            .flat_map(|scheme| scheme.sizes.iter().map(move |size| (scheme, &size.outcome)));
+        let confirmed = all.filter_map(|(scheme, outcome)| match outcome {
+            Outcome::Figures(figures) => Some((scheme, figures.confirmation_cpu_seconds?)),
+            Outcome::NotReached(_) => None,
+        });
+        if let Some((scheme, seconds)) = confirmed.last() {
+            let seconds = Unit::Seconds.show(seconds);
+            notes.push(format!(
+                "Not in the table: in {} each device confirms, which takes the coordinator {seconds} each; in no other scheme.",
+                scheme.name
+            ));
+        }
+        notes
+    }
+
     /// What each scheme came to at one size.
     pub fn at(&self, devices: usize) -> impl Iterator<Item = (&SchemeReport, &Outcome)> {
         self.schemes.iter().filter_map(move |scheme| {
@@ -139,12 +160,12 @@ impl fmt::Display for Report {
             }
         }
         writeln!(f)?;
-        NOTES.iter().try_for_each(|note| writeln!(f, "{note}"))
+        self.notes().iter().try_for_each(|note| writeln!(f, "{note}"))
     }
 }
 
 /// What the columns mean.
-pub(crate) const NOTES: [&str; 4] = [
+const NOTES: [&str; 4] = [
     "CPU: of one thread, the work of several threads added up; medians over removals, and over sampled devices.",
     "published: bytes and messages that the coordinator hands to the broker, each message once, payloads alone.",
     "median / most: over all devices that remain; Fleetkey's most is that of the removed device's cell, at most 63 devices.",

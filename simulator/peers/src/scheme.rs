@@ -119,4 +119,9 @@ pub trait Fleet: Send {
     fn settle(&mut self) -> Result<(), Stopped> {
         Ok(())
     }
+
+    /// The coordinator's CPU time in seconds for taking in one device's confirmation, where there are confirmations.
+    fn confirmation_cpu_seconds(&self) -> Option<f64> {
+        None
+    }
 }

@@ -190,7 +190,7 @@ fn a_run_writes_a_table_a_document_and_a_page() {
     assert_eq!((report.version, report.sizes()), (1, vec![20, 40]));
     assert_eq!(report.schemes.len(), schemes().len());
     for scheme in &report.schemes {
-        assert_eq!(table.matches(scheme.name.as_str()).count(), 2 + usize::from(scheme.is_ours), "{table}");
+        assert!(table.matches(scheme.name.as_str()).count() >= 2, "{table}");
         assert!(scheme.sizes.iter().all(|size| matches!(size.outcome, Outcome::Figures(_))), "{scheme:?}");
     }
 

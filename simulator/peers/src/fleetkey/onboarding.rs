@@ -160,7 +160,17 @@ fn live(
         device.key(group, now)?;
     }
     let thief = thief.copy(now)?;
-    Ok(Cells { host, group, sizes, cell, living, thief, published: Vec::new(), turns: 0 })
+    Ok(Cells {
+        host,
+        group,
+        sizes,
+        cell,
+        living,
+        thief,
+        published: Vec::new(),
+        turns: 0,
+        confirmation_cpu_seconds: None,
+    })
 }
 
 /// Keeps account of how many devices are in each cell.
