@@ -349,7 +349,9 @@ impl<R: Rider> Crew<R> {
         match said {
             Said::Accepted(false) => return Err(io::ErrorKind::PermissionDenied.into()),
             Said::Accepted(true) => {
-                if let Phase::Opening { socket, .. } = std::mem::replace(&mut place.phase, Phase::Off) {
+                if matches!(place.phase, Phase::Opening { .. })
+                    && let Phase::Opening { socket, .. } = std::mem::replace(&mut place.phase, Phase::Off)
+                {
                     place.phase = Phase::Open(socket);
                     place.failures = 0;
                     place.ping = Instant::now() + self.options.keep_alive / 2;
