@@ -60,7 +60,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Where everything meets.
-const MEETING_PLACES: &[&str] = &["fleetkey-chaos", "fleetkey-fuzzed", "fleetkey-sim", "fleetkey-tests"];
+const MEETING_PLACES: &[&str] =
+    &["fleetkey-chaos", "fleetkey-fuzzed", "fleetkey-scenario", "fleetkey-sim", "fleetkey-tests"];
 
 /// No I/O, no clock, no entropy: time is an argument, randomness a parameter, storage a trait.
 const CORES: &[&str] =
