@@ -34,27 +34,27 @@ fn every_shipped_scenario_is_one_and_bears_its_name() {
 
 #[test]
 fn first_day_brings_everybody_in() {
-    let report = passes(&small("first-day", 150));
-    assert_eq!(report.phases[0].figures["members"].value, 150.0);
+    let report = passes(&small("first-day", 80));
+    assert_eq!(report.phases[0].figures["members"].value, 80.0);
     // Each once for coming in, and again for keys of those that came after it.
-    assert!(report.phases[0].latency.as_ref().unwrap().count() >= 150);
-    assert_eq!(report.phases[2].figures["members"].value, 149.0);
+    assert!(report.phases[0].latency.as_ref().unwrap().count() >= 80);
+    assert_eq!(report.phases[2].figures["members"].value, 79.0);
 }
 
 #[test]
 fn stolen_truck_moves_everybody_else_to_a_new_key() {
-    let report = passes(&small("stolen-truck", 300));
+    let report = passes(&small("stolen-truck", 100));
     let stolen = &report.phases[2];
-    assert_eq!(stolen.figures["members"].value, 291.0);
-    assert_eq!(stolen.latency.as_ref().unwrap().count(), 291);
+    assert_eq!(stolen.figures["members"].value, 97.0);
+    assert_eq!(stolen.latency.as_ref().unwrap().count(), 97);
     assert_eq!(stolen.figures["exposure_count"].value, 1.0);
 }
 
 #[test]
 fn power_cut_ends_with_everybody_current() {
-    let report = passes(&small("power-cut", 150));
-    assert_eq!(report.phases[1].latency.as_ref().unwrap().count(), 75);
-    assert_eq!(report.phases[3].latency.as_ref().unwrap().count(), 150);
+    let report = passes(&small("power-cut", 60));
+    assert_eq!(report.phases[1].latency.as_ref().unwrap().count(), 30);
+    assert_eq!(report.phases[3].latency.as_ref().unwrap().count(), 60);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn bad_cellular_gets_keys_through() {
 
 #[test]
 fn steady_year_renews_keys_week_by_week() {
-    let mut scenario = small("steady-year", 30);
+    let mut scenario = small("steady-year", 20);
     // A replacement now and then, also in a small fleet.
     for phase in &mut scenario.phases {
         if let fleetkey_scenario::Act::Churn { joins, leaves, revocations, lasts } = &mut phase.act {
@@ -90,7 +90,7 @@ fn post_quantum_says_that_its_suite_is_not_there() {
 
 #[test]
 fn a_target_that_is_missed_fails() {
-    let mut scenario = small("stolen-truck", 100);
+    let mut scenario = small("stolen-truck", 70);
     for phase in &mut scenario.phases {
         phase.targets.exposure_at_most =
             phase.targets.exposure_at_most.map(|_| std::time::Duration::from_millis(1));
@@ -113,7 +113,7 @@ fn without_the_machine(mut report: RunReport) -> RunReport {
 
 #[test]
 fn one_seed_is_one_run_and_another_seed_is_another() {
-    let scenario = small("bad-cellular", 40);
+    let scenario = small("bad-cellular", 15);
     let [first, second, other] = [7, 7, 8].map(|seed| without_the_machine(run(&scenario, seed)));
     assert_eq!(first, second);
     assert_ne!(first.phases, other.phases);
