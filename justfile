@@ -18,6 +18,10 @@ demo *ARGS:
 bench *ARGS:
     cargo bench --workspace --locked --benches {{ARGS}}
 
+# What one removal costs here and elsewhere, with plots in target/peers.html. `just peers --devices 100,1000` for a quick one.
+peers *ARGS="--html target/peers.html --json target/peers.json":
+    cargo run --release --locked --bin fleetkey-sim -- peers {{ARGS}}
+
 # Whole fleets in virtual time under every fault: the worlds that CI runs. `just chaos --seed 17` for one.
 chaos *ARGS="--seeds 200":
     cargo run --release --locked --bin fleetkey-sim -- chaos {{ARGS}}

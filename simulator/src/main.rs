@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleetkey_chaos::command::Chaos;
 use fleetkey_mqtt::BrokerUrl;
+use fleetkey_peers::Peers;
 use fleetkey_sim::demo::{self, Options};
 use fleetkey_sim::field::FieldBroker;
 use fleetkey_sim::fleet::{BrokerChoice, FanOut};
@@ -34,6 +35,7 @@ enum Command {
     Bound(BoundArguments),
     Chaos(Chaos),
     Demo(Demo),
+    Peers(Peers),
     /// A part of a fleet in several processes; started by the other commands.
     #[command(hide = true)]
     Part {
@@ -127,6 +129,7 @@ fn main() -> ExitCode {
         Command::Bound(bound) => bound.run(),
         Command::Chaos(chaos) => chaos.run(&mut std::io::stdout().lock()),
         Command::Demo(demo) => demo.run(),
+        Command::Peers(peers) => peers.run(&mut std::io::stdout().lock()),
         Command::Part { part: PartName::Broker } => parts::broker::run().map(|()| true),
         Command::Part { part: PartName::Devices } => parts::devices::run().map(|()| true),
         Command::Part { part: PartName::Sockets } => plain_sockets::run().map(|()| true),
