@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleetkey_chaos::command::Chaos;
 use fleetkey_mqtt::BrokerUrl;
 use fleetkey_peers::Peers;
+use fleetkey_report::{Compare, Report};
 use fleetkey_sim::demo::{self, Options};
 use fleetkey_sim::field::FieldBroker;
 use fleetkey_sim::fleet::{BrokerChoice, FanOut};
@@ -34,8 +35,10 @@ struct Arguments {
 enum Command {
     Bound(BoundArguments),
     Chaos(Chaos),
+    Compare(Compare),
     Demo(Demo),
     Peers(Peers),
+    Report(Report),
     /// A part of a fleet in several processes; started by the other commands.
     #[command(hide = true)]
     Part {
@@ -128,8 +131,10 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Bound(bound) => bound.run(),
         Command::Chaos(chaos) => chaos.run(&mut std::io::stdout().lock()),
+        Command::Compare(compare) => compare.run(&mut std::io::stdout().lock()),
         Command::Demo(demo) => demo.run(),
         Command::Peers(peers) => peers.run(&mut std::io::stdout().lock()),
+        Command::Report(report) => report.run(&mut std::io::stdout().lock()),
         Command::Part { part: PartName::Broker } => parts::broker::run().map(|()| true),
         Command::Part { part: PartName::Devices } => parts::devices::run().map(|()| true),
         Command::Part { part: PartName::Sockets } => plain_sockets::run().map(|()| true),
