@@ -45,7 +45,7 @@ pub struct Peers {
         value_parser = clap::value_parser!(u16).range(2..=256))]
     degree: Vec<u16>,
     /// What each scheme may take for each size, set-up included, in seconds or minutes: 120s, 10m.
-    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "600s", value_parser = duration)]
     budget: Duration,
     /// Removals to take the median of.
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=10))]

@@ -76,11 +76,11 @@ impl Report {
             .schemes
             .iter()
             .flat_map(|scheme| scheme.sizes.iter().map(move |size| (scheme, &size.outcome)));
-        let confirmed = all.filter_map(|(scheme, outcome)| match outcome {
+        let mut confirmed = all.filter_map(|(scheme, outcome)| match outcome {
             Outcome::Figures(figures) => Some((scheme, figures.confirmation_cpu_seconds?)),
             Outcome::NotReached(_) => None,
         });
-        if let Some((scheme, seconds)) = confirmed.last() {
+        if let Some((scheme, seconds)) = confirmed.next_back() {
             let seconds = Unit::Seconds.show(seconds);
             notes.push(format!(
                 "Not in the table: in {} each device confirms, which takes the coordinator {seconds} each; in no other scheme.",

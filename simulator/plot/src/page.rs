@@ -160,6 +160,7 @@ h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; } h3 { fo
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; width: 100%; }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child, td.words { text-align: left; }
+td:first-child { white-space: nowrap; }
 th { background: var(--soft); vertical-align: bottom; }
 tr.group td { font-weight: 600; padding-top: 14px; }
 tr.first td { background: var(--first); }

@@ -117,7 +117,9 @@ impl Host {
     pub(super) fn enroll(&mut self, device: DeviceId, public_key: [u8; 32]) -> Result<(), Stopped> {
         let now = self.now;
         let (coordinator, _) = deciding(&mut self.writer, &mut self.rng)?;
-        coordinator.enroll_device(device, &device.to_string(), public_key, now).map_err(failed("enrolling"))
+        coordinator
+            .enroll_device(device, &format!("device-{device}"), public_key, now)
+            .map_err(failed("enrolling"))
     }
 
     pub(super) fn add(&mut self, group: GroupId, devices: &[DeviceId]) -> Result<(), Stopped> {
