@@ -172,15 +172,15 @@ fn differences(before: &RunReport, after: &RunReport) -> Vec<Difference> {
 /// A phase's figures by name, its distributions among them.
 fn figures(phase: &Phase) -> Vec<(String, String, f64)> {
     let mut figures = vec![("took".to_owned(), "s".to_owned(), phase.took_seconds)];
-    let mut distribution = |of: Option<&Histogram>, name: &str, count: &str, unit: &str| {
+    let mut distribution = |of: Option<&Histogram>, name: &str, last: &str, unit: &str| {
         let Some(of) = of.filter(|of| of.count() > 0) else { return };
-        figures.push((format!("{name}: {count}"), String::new(), of.count() as f64));
-        for (which, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("last", 1.0)] {
+        figures.push((format!("{name}: devices"), String::new(), of.count() as f64));
+        for (which, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), (last, 1.0)] {
             figures.push((format!("{name}: {which}"), unit.to_owned(), of.quantile(share) as f64));
         }
     };
-    distribution(phase.latency.as_ref(), "new key", "devices", "us");
-    distribution(phase.bytes_per_device.as_ref(), "bytes to a device", "devices", "B");
+    distribution(phase.latency.as_ref(), "new key", "last", "us");
+    distribution(phase.bytes_per_device.as_ref(), "bytes to a device", "most", "B");
     figures
         .extend(phase.figures.iter().map(|(name, figure)| (name.clone(), figure.unit.clone(), figure.value)));
     figures

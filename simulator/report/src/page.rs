@@ -188,7 +188,12 @@ fn time_plot(plot: &[&Series]) -> Chart {
     let unit = plot.first().map_or("", |of| of.unit.as_str());
     let quantity = Quantity::of(unit);
     let names: Vec<_> = plot.iter().map(|of| of.name.as_str()).collect();
-    let mut chart = Chart::new(names.join(", "), x, Axis::linear(unit, quantity.unit));
+    let label = match quantity.unit {
+        Unit::Bytes => "bytes",
+        Unit::Seconds => "time",
+        Unit::Count | Unit::Share => unit,
+    };
+    let mut chart = Chart::new(names.join(", "), x, Axis::linear(label, quantity.unit));
     for of in plot {
         let points = thinned(&of.points).into_iter().map(|(at, value)| (at * scale, quantity.drawn(value)));
         chart.add(Line::new(of.name.as_str(), Marks::Line, points));
