@@ -61,8 +61,14 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Where everything meets.
-const MEETING_PLACES: &[&str] =
-    &["fleetkey-chaos", "fleetkey-fuzzed", "fleetkey-peers", "fleetkey-sim", "fleetkey-tests"];
+const MEETING_PLACES: &[&str] = &[
+    "fleetkey-chaos",
+    "fleetkey-fuzzed",
+    "fleetkey-peers",
+    "fleetkey-scenario",
+    "fleetkey-sim",
+    "fleetkey-tests",
+];
 
 /// No I/O, no clock, no entropy: time is an argument, randomness a parameter, storage a trait.
 const CORES: &[&str] =
