@@ -35,6 +35,8 @@ const BROKER_NAME: &str = "localhost";
 const SPARE_FILES: u64 = 100;
 /// Devices that are made, and enrolled, at once.
 const AT_ONCE: usize = 2_000;
+/// Within this time a broker that was ended has let go of its port.
+const LETS_GO: Duration = Duration::from_secs(5);
 
 /// Which broker, and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -262,9 +264,18 @@ impl Field {
             anyhow::bail!("this broker is not ours to start");
         };
         let (identities, options, at) = (&self.identities, &self.options, Some(self.address));
-        let (broker, _) = start_broker(identities, options, self.is_tls, router, &self.feed, at).await?;
-        self.broker = Some(broker);
-        Ok(())
+        let started = Instant::now();
+        loop {
+            match start_broker(identities, options, self.is_tls, router, &self.feed, at).await {
+                Ok((broker, _)) => {
+                    self.broker = Some(broker);
+                    return Ok(());
+                }
+                // The one before may still be letting go of its port.
+                Err(_) if started.elapsed() < LETS_GO => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn start_devices(&self) -> anyhow::Result<Part> {
