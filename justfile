@@ -14,6 +14,10 @@ test *ARGS:
 demo *ARGS:
     cargo run --release --locked --bin fleetkey-sim -- demo {{ARGS}}
 
+# A fleet through a scenario: one of simulator/scenarios by its name, or a file. `just run stolen-truck --virtual --devices 2000`
+run SCENARIO *ARGS:
+    cargo run --release --locked --bin fleetkey-sim -- run {{SCENARIO}} {{ARGS}}
+
 # Wrap, open, confirm, commit, process, join; and one message to every cell.
 bench *ARGS:
     cargo bench --workspace --locked --benches {{ARGS}}

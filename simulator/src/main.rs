@@ -11,6 +11,8 @@ use fleetkey_chaos::command::Chaos;
 use fleetkey_mqtt::BrokerUrl;
 use fleetkey_peers::Peers;
 use fleetkey_report::{Compare, Report};
+use fleetkey_scenario::command::Run;
+use fleetkey_scenario::twin::Twin;
 use fleetkey_sim::demo::{self, Options};
 use fleetkey_sim::field::FieldBroker;
 use fleetkey_sim::fleet::{BrokerChoice, FanOut};
@@ -39,6 +41,8 @@ enum Command {
     Demo(Demo),
     Peers(Peers),
     Report(Report),
+    Run(Run),
+    Twin(Twin),
     /// A part of a fleet in several processes; started by the other commands.
     #[command(hide = true)]
     Part {
@@ -135,6 +139,8 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Peers(peers) => peers.run(&mut std::io::stdout().lock()),
         Command::Report(report) => report.run(&mut std::io::stdout().lock()),
+        Command::Run(run) => run.run(&mut std::io::stdout().lock()),
+        Command::Twin(twin) => twin.run(&mut std::io::stdout().lock()),
         Command::Part { part: PartName::Broker } => parts::broker::run().map(|()| true),
         Command::Part { part: PartName::Devices } => parts::devices::run().map(|()| true),
         Command::Part { part: PartName::Sockets } => plain_sockets::run().map(|()| true),

@@ -88,6 +88,8 @@ pub struct Sleep {
     pub awake: Duration,
     /// How long it is asleep after that.
     pub asleep: Duration,
+    /// It wakes at multiples of this since the run began; nothing for any time.
+    pub slot: Duration,
 }
 
 /// How the network between a device and the broker is, each way.

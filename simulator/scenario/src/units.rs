@@ -52,7 +52,8 @@ fn seconds_in(unit: &str) -> Option<f64> {
 }
 
 impl Quantity for Time {
-    const LIKE: &'static str = "a time such as \"20ms\", \"30s\", \"5m\", \"12h\" or \"7d\", 20 years at most";
+    const LIKE: &'static str =
+        "a time such as \"20ms\", \"30s\", \"5m\", \"12h\" or \"7d\", 20 years at most";
 
     fn read(text: &str) -> Option<Self> {
         let (number, unit) = split(text)?;
@@ -71,7 +72,8 @@ impl Quantity for Share {
 }
 
 impl Quantity for Rate {
-    const LIKE: &'static str = "a rate such as \"100/s\", \"30/m\", \"5/h\" or \"3/d\", a million a second at most";
+    const LIKE: &'static str =
+        "a rate such as \"100/s\", \"30/m\", \"5/h\" or \"3/d\", a million a second at most";
 
     fn read(text: &str) -> Option<Self> {
         let (number, unit) = split(text)?;
@@ -124,7 +126,7 @@ macro_rules! deserialize {
 deserialize!(Time, Share, Rate, Bytes);
 
 /// A length of time for people.
-pub(crate) fn people(time: Duration) -> String {
+pub fn people(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     match seconds {
         _ if seconds < 1.0 => format!("{:.0} ms", seconds * 1_000.0),
