@@ -276,7 +276,7 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
 }
 
-fn describe(broker: &FieldBroker) -> String {
+pub(crate) fn describe(broker: &FieldBroker) -> String {
     match broker {
         FieldBroker::Embedded { tls, router } => format!(
             "the embedded broker, {}, {}",

@@ -35,6 +35,8 @@ const BROKER_NAME: &str = "localhost";
 const SPARE_FILES: u64 = 100;
 /// Devices that are made, and enrolled, at once.
 const AT_ONCE: usize = 2_000;
+/// Within this time a broker that was ended has let go of its port.
+const LETS_GO: Duration = Duration::from_secs(5);
 
 /// Which broker, and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -100,6 +102,9 @@ pub struct Field {
     per_process: usize,
     options: FieldOptions,
     ids: Vec<DeviceId>,
+    feed: PolicyFeed,
+    /// What brokers have cost that are no more, in microseconds.
+    former_brokers_cpu: u64,
     _directory: TempDir,
 }
 
@@ -116,7 +121,8 @@ impl Field {
         let is_tls = matches!(options.broker, FieldBroker::Embedded { tls: true, .. });
         let (broker, address) = match &options.broker {
             FieldBroker::Embedded { router, .. } => {
-                let (broker, address) = start_broker(&identities, &options, is_tls, *router, &feed).await?;
+                let (broker, address) =
+                    start_broker(&identities, &options, is_tls, *router, &feed, None).await?;
                 (Some(broker), address)
             }
             FieldBroker::Plain(url) => (None, resolve(url).await?),
@@ -135,7 +141,7 @@ impl Field {
         let tls = is_tls.then(|| tls::client_config(&party.chain, &party.key, identities.roots()));
         let mqtt = mqtt_options(url.clone(), tls.transpose()?, identities.id());
         let setup = identities.setup(options.timing);
-        let config = ServiceConfig { setup, store: Box::new(store), mqtt, policy_feed: feed };
+        let config = ServiceConfig { setup, store: Box::new(store), mqtt, policy_feed: feed.clone() };
         let service = Service::start(config).await.context("start the coordinator")?;
         let coordinator = service.handle();
         tokio::time::timeout(Duration::from_secs(15), coordinator.connected())
@@ -155,6 +161,8 @@ impl Field {
             per_process,
             options,
             ids: Vec::new(),
+            feed,
+            former_brokers_cpu: 0,
             _directory: directory,
         })
     }
@@ -184,8 +192,18 @@ impl Field {
     /// # Errors
     /// When the coordinator refuses, or a process does not start.
     pub async fn add_devices(&mut self, count: usize) -> anyhow::Result<Vec<DeviceId>> {
-        let first = self.ids.len();
         let progress = Progress::start(format!("enrol {count}"), count);
+        let added = self.add(count, |done| progress.set(done)).await?;
+        progress.finish(count);
+        Ok(added)
+    }
+
+    /// The same; tells how many are enrolled so far.
+    ///
+    /// # Errors
+    /// When the coordinator refuses, or a process does not start.
+    pub async fn add(&mut self, count: usize, tell: impl Fn(usize)) -> anyhow::Result<Vec<DeviceId>> {
+        let first = self.ids.len();
         while self.ids.len() < first + count {
             let within = self.ids.len() % self.per_process;
             if within == 0 {
@@ -193,9 +211,8 @@ impl Field {
             }
             let batch = AT_ONCE.min(first + count - self.ids.len()).min(self.per_process - within);
             self.enrol(batch).await?;
-            progress.set(self.ids.len() - first);
+            tell(self.ids.len() - first);
         }
-        progress.finish(count);
         for (number, part) in self.devices.iter_mut().enumerate() {
             let begin = first.saturating_sub(number * self.per_process);
             if begin < self.per_process {
@@ -203,6 +220,62 @@ impl Field {
             }
         }
         Ok(self.ids[first..].to_vec())
+    }
+
+    /// Which of these devices the coordinator has answered, on the connections that they have now.
+    ///
+    /// # Errors
+    /// When a process has ended.
+    pub async fn answered(&mut self, ids: &[DeviceId]) -> anyhow::Result<Vec<DeviceId>> {
+        let mut all = Vec::new();
+        for part in &mut self.devices {
+            let DevicesAnswer::Answered(ids) = part.ask(&DevicesOrder::WhoIsAnswered(ids.to_vec())).await?
+            else {
+                anyhow::bail!("the devices answer something else");
+            };
+            all.extend(ids);
+        }
+        Ok(all)
+    }
+
+    /// Ends the broker, with all its sessions.
+    ///
+    /// # Errors
+    /// When it is not ours.
+    pub async fn end_broker(&mut self) -> anyhow::Result<()> {
+        let broker = self.broker.as_ref().context("this broker is not ours to end, or has ended")?;
+        if let BrokerAnswer::Seen { usage, .. } = broker.look().await? {
+            self.former_brokers_cpu += usage.cpu_microseconds;
+        }
+        if let Some(broker) = self.broker.take() {
+            broker.task.abort();
+            // Its process ends with the task.
+            _ = broker.task.await;
+        }
+        Ok(())
+    }
+
+    /// Starts a broker where the one was that has ended.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart_broker(&mut self) -> anyhow::Result<()> {
+        let FieldBroker::Embedded { router, .. } = self.options.broker else {
+            anyhow::bail!("this broker is not ours to start");
+        };
+        let (identities, options, at) = (&self.identities, &self.options, Some(self.address));
+        let started = Instant::now();
+        loop {
+            match start_broker(identities, options, self.is_tls, router, &self.feed, at).await {
+                Ok((broker, _)) => {
+                    self.broker = Some(broker);
+                    return Ok(());
+                }
+                // The one before may still be letting go of its port.
+                Err(_) if started.elapsed() < LETS_GO => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn start_devices(&self) -> anyhow::Result<Part> {
@@ -298,8 +371,9 @@ impl Field {
             all.peak_resident_bytes += usage.peak_resident_bytes;
         }
         if let Some(broker) = &self.broker
-            && let BrokerAnswer::Seen { usage, .. } = broker.look().await?
+            && let BrokerAnswer::Seen { mut usage, .. } = broker.look().await?
         {
+            usage.cpu_microseconds += self.former_brokers_cpu;
             looked.spent.broker = Some(usage);
         }
         looked.spent.coordinator = Usage::of_this_process();
@@ -373,6 +447,7 @@ fn add(all: &mut Seen, seen: Seen) {
     all.alarms += seen.alarms;
     all.traffic += seen.traffic;
     all.received_bytes.extend(seen.received_bytes);
+    all.sent_bytes.extend(seen.sent_bytes);
     all.echoed += seen.echoed;
     for (name, count) in seen.refused {
         *all.refused.entry(name).or_default() += count;
@@ -396,7 +471,7 @@ async fn resolve(url: &BrokerUrl) -> anyhow::Result<SocketAddr> {
 #[derive(Debug)]
 struct BrokerPart {
     looks: mpsc::Sender<oneshot::Sender<BrokerAnswer>>,
-    _task: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl BrokerPart {
@@ -413,6 +488,7 @@ async fn start_broker(
     is_tls: bool,
     router: bool,
     feed: &PolicyFeed,
+    at: Option<SocketAddr>,
 ) -> anyhow::Result<(BrokerPart, SocketAddr)> {
     let party = &identities.broker;
     let papers = is_tls.then(|| Papers {
@@ -425,6 +501,7 @@ async fn start_broker(
         papers,
         router,
         max_connections: options.devices + 100,
+        address: at,
     };
     let mut part = Part::start("broker", &begin).await?;
     let BrokerAnswer::Listening(address) = part.hear().await.context("start the broker")? else {
@@ -432,7 +509,7 @@ async fn start_broker(
     };
     let (looks, asked) = mpsc::channel(4);
     let task = tokio::spawn(tell_broker(part, feed.subscribe(), asked));
-    Ok((BrokerPart { looks, _task: task }, address))
+    Ok((BrokerPart { looks, task }, address))
 }
 
 /// Tells the broker of the policy as it changes, until it has ended.

@@ -10,13 +10,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleetkey_chaos::command::Chaos;
 use fleetkey_mqtt::BrokerUrl;
 use fleetkey_peers::Peers;
-use fleetkey_scenario::command::Run;
+use fleetkey_report::{Compare, Outputs, Rendered, Report};
+use fleetkey_scenario::command::run_in_virtual_time;
 use fleetkey_scenario::twin::Twin;
 use fleetkey_sim::demo::{self, Options};
 use fleetkey_sim::field::FieldBroker;
 use fleetkey_sim::fleet::{BrokerChoice, FanOut};
+use fleetkey_sim::following::Following;
 use fleetkey_sim::outside::Outside;
-use fleetkey_sim::{bound, parts, plain_sockets};
+use fleetkey_sim::{bound, parts, plain_sockets, real_time};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -36,9 +38,11 @@ struct Arguments {
 enum Command {
     Bound(BoundArguments),
     Chaos(Chaos),
+    Compare(Compare),
     Demo(Demo),
     Peers(Peers),
-    Run(Run),
+    Report(Report),
+    Run(RunArguments),
     Twin(Twin),
     /// A part of a fleet in several processes; started by the other commands.
     #[command(hide = true)]
@@ -89,6 +93,28 @@ struct BoundArguments {
     json: Option<PathBuf>,
 }
 
+/// Runs a fleet through a scenario, and holds it against the scenario's targets.
+///
+/// In real time: a real broker, the real coordinator on a real database, and each device on its own connection, in processes of
+/// their own. With --virtual: the real cores, on a clock and a network that are simulated. A target that is missed is named
+/// in the table at the end, and makes the exit code 1.
+#[derive(Debug, Args)]
+struct RunArguments {
+    #[command(flatten)]
+    run: fleetkey_scenario::command::Run,
+    /// An MQTT broker to use instead of the embedded one: mqtt://HOST:PORT.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["tls", "fan_out", "is_virtual"])]
+    broker: Option<BrokerUrl>,
+    /// Speak TLS with the embedded broker, with a certificate for each device.
+    #[arg(long, conflicts_with = "is_virtual")]
+    tls: bool,
+    /// What carries cell messages to members in the embedded broker.
+    #[arg(long, value_enum, default_value_t)]
+    fan_out: FanOut,
+    #[command(flatten)]
+    rendered: Rendered,
+}
+
 /// Onboards a fleet, revokes devices, and checks that everyone else moved on.
 ///
 /// Starts a broker with TLS, a coordinator on a fresh SQLite file, and real agents, each with its own TCP
@@ -132,9 +158,11 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Bound(bound) => bound.run(),
         Command::Chaos(chaos) => chaos.run(&mut std::io::stdout().lock()),
+        Command::Compare(compare) => compare.run(&mut std::io::stdout().lock()),
         Command::Demo(demo) => demo.run(),
         Command::Peers(peers) => peers.run(&mut std::io::stdout().lock()),
-        Command::Run(run) => run.run(&mut std::io::stdout().lock()),
+        Command::Report(report) => report.run(&mut std::io::stdout().lock()),
+        Command::Run(run) => run.run(),
         Command::Twin(twin) => twin.run(&mut std::io::stdout().lock()),
         Command::Part { part: PartName::Broker } => parts::broker::run().map(|()| true),
         Command::Part { part: PartName::Devices } => parts::devices::run().map(|()| true),
@@ -153,15 +181,39 @@ fn main() -> ExitCode {
 impl BoundArguments {
     fn run(self) -> anyhow::Result<bool> {
         let Self { devices, broker, tls, fan_out, rounds, cell_capacity, json } = self;
-        let broker = match broker {
-            Some(url) => FieldBroker::Plain(url),
-            None => FieldBroker::Embedded { tls, router: fan_out == FanOut::Router },
-        };
+        let broker = chosen(broker, tls, fan_out);
         let options =
             bound::Options { devices: devices as usize, broker, rounds: rounds as usize, cell_capacity };
         let found = to_its_end(bound::run(&options), json)?;
         write!(std::io::stdout().lock(), "{found}").context("print the figures")?;
         Ok(true)
+    }
+}
+
+impl RunArguments {
+    fn run(self) -> anyhow::Result<bool> {
+        let Self { run, broker, tls, fan_out, rendered } = self;
+        let scenario = run.load()?;
+        let files = Outputs { json: run.json, rendered }.create()?;
+        let mut following = Following::live();
+        following.begins(&scenario.name, scenario.phases.len());
+        let report = if run.is_virtual {
+            run_in_virtual_time(&scenario, run.seed, &mut following)?
+        } else {
+            let broker = chosen(broker, tls, fan_out);
+            to_its_end(real_time::run(&scenario, broker, run.seed, following.clone()), None)?
+        };
+        following.ended(&report);
+        files.write(&report)?;
+        write!(std::io::stdout().lock(), "{report}").context("print the report")?;
+        Ok(report.passed())
+    }
+}
+
+fn chosen(broker: Option<BrokerUrl>, tls: bool, fan_out: FanOut) -> FieldBroker {
+    match broker {
+        Some(url) => FieldBroker::Plain(url),
+        None => FieldBroker::Embedded { tls, router: fan_out == FanOut::Router },
     }
 }
 

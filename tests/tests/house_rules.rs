@@ -51,7 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("fleetkey-door", &["fleetkey-identity", "fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
     ("fleetkey-gate", &["fleetkey-policy", "fleetkey-policy-follow", "fleetkey-wire"]),
-    ("fleetkey-report", &[]),
+    ("fleetkey-report", &["fleetkey-plot"]),
     ("fleetkey-swarm", &["fleetkey-agent-core", "fleetkey-mqtt", "fleetkey-wire"]),
     ("fleetkey-plot", &[]),
     // It comes to brokers from outside.

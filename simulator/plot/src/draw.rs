@@ -26,7 +26,7 @@ pub(crate) const INK: RGBColor = RGBColor(0x24, 0x29, 0x2f);
 /// Lines behind.
 pub(crate) const GRID: RGBColor = RGBColor(0xd0, 0xd7, 0xde);
 /// Of series, in their order. At least 3:1 against white and against nearly black.
-const COLOURS: [RGBColor; 8] = [
+pub(crate) const COLOURS: [RGBColor; 8] = [
     RGBColor(0x2b, 0x7d, 0xe9),
     RGBColor(0xd9, 0x48, 0x0f),
     RGBColor(0x2b, 0x96, 0x3c),

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use crate::bars::Bars;
 use crate::chart::Chart;
 use crate::draw::{GRID, INK, PlotError};
 
@@ -87,6 +88,11 @@ impl Page {
         let _ = writeln!(self.body, "<h2>{}</h2>", escaped(text));
     }
 
+    /// Goes on with a part of a section.
+    pub fn subheading(&mut self, text: &str) {
+        let _ = writeln!(self.body, "<h3>{}</h3>", escaped(text));
+    }
+
     /// Goes on with a paragraph.
     pub fn paragraph(&mut self, text: &str) {
         let _ = writeln!(self.body, "<p>{}</p>", escaped(text));
@@ -119,6 +125,11 @@ impl Page {
         Ok(())
     }
 
+    /// Goes on with bars in parts.
+    pub fn bars(&mut self, bars: &Bars) {
+        let _ = writeln!(self.body, "<figure>\n{}</figure>", bars.to_svg());
+    }
+
     /// The whole document.
     pub fn to_html(&self) -> String {
         let title = escaped(&self.title);
@@ -144,7 +155,7 @@ const STYLE: &str = "\
 }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 980px; margin: 0 auto; padding: 24px 16px 64px; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; } h3 { font-size: 1.05rem; margin-top: 1.6rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; width: 100%; }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); }
@@ -156,11 +167,11 @@ tr.first td { background: var(--first); }
 figure { margin: 20px 0; } svg { max-width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif; }
 ";
 
-fn hex(colour: plotters::style::RGBColor) -> String {
+pub(crate) fn hex(colour: plotters::style::RGBColor) -> String {
     format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2)
 }
 
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         match char {

@@ -4,14 +4,41 @@
 //! measure    times and sizes of many devices, as distributions
 //! check      claims that were held against what was seen
 //! run        the whole of a run, as it is written to a file
+//! observer   who is told of a run while it goes on; live: on standard error
+//! text       a run for a terminal; long: as CSV; page: as HTML, sizes: several against the size of the fleet
+//! compare    two runs beside each other; compare_told: how that is told
+//! quantity   numbers with their units; words: what is said of runs in words
+//! command    `fleetkey-sim report` and `fleetkey-sim compare`; file: where reports come from and go to
 //! ```
 //!
 //! Knows nothing of fleets: those who run them fill a [`RunReport`], those who read it need no fleet.
 
 mod check;
+mod command;
+mod compare;
+mod compare_told;
+mod file;
+mod live;
+mod long;
 mod measure;
+mod observer;
+mod page;
+mod quantity;
 mod run;
+mod sizes;
+mod text;
+mod words;
 
 pub use check::Check;
+pub use command::{Compare, Report, SeveralScenarios};
+pub use compare::{
+    COMPARISON_VERSION, CannotCompare, Compared, Comparison, Difference, PhaseCompared, Verdict,
+};
+pub use compare_told::comparison_page;
+pub use file::{BadReport, Files, Outputs, Rendered, read};
+pub use live::live;
+pub use long::{Row, write_csv};
 pub use measure::{Distribution, Histogram, Times, distribution_of};
+pub use observer::{Moment, Observer};
+pub use page::{CPU_PARTS, page};
 pub use run::{Connections, Figure, Machine, Mode, Phase, RUN_REPORT_VERSION, RunReport, Series, Shape};

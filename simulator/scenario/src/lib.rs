@@ -27,7 +27,7 @@ pub mod twin;
 mod units;
 mod world;
 
-pub use in_virtual_time::VirtualWorld;
+pub use in_virtual_time::{VirtualWorld, policy};
 pub use ledger::Ledger;
 pub use parse::BadScenario;
 pub use run::{RunOptions, Unwatched, Watch, run};

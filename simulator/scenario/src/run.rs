@@ -41,6 +41,11 @@ pub trait Watch {
 
     /// This is how the fleet stands in the middle of a phase.
     fn stands(&mut self, now: Duration, looked: &Looked);
+
+    /// The phase has ended.
+    fn ended(&mut self, phase: &fleetkey_report::Phase) {
+        _ = phase;
+    }
 }
 
 /// Nobody watches.
@@ -106,6 +111,7 @@ pub async fn run<W: World>(
     for (number, phase) in scenario.phases.iter().enumerate() {
         walk.watch.begins(number, scenario.phases.len(), phase);
         let (told, held) = walk.phase(phase).await?;
+        walk.watch.ended(&told);
         phases.push(told);
         checks.extend(held);
         cells = cells.max(walk.world.look().await?.cells);

@@ -54,7 +54,7 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 fn start(begin: &BrokerBegin, policy: &PolicyHandle) -> anyhow::Result<Broker> {
-    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let address = begin.address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
     let listener = match &begin.papers {
         None => Listener::insecure_loopback(address),
         Some(papers) => {

@@ -74,6 +74,7 @@ impl Devices {
                 })?
             }
             DevicesOrder::Look => return Ok(DevicesAnswer::Seen(Box::new(self.look()?))),
+            DevicesOrder::WhoIsAnswered(ids) => return Ok(DevicesAnswer::Answered(self.answered(&ids)?)),
         }
         Ok(DevicesAnswer::Done)
     }
@@ -160,6 +161,7 @@ impl Devices {
 
     fn look(&self) -> anyhow::Result<Seen> {
         let mut all = Seen { devices: self.seats.len(), ..Seen::default() };
+        let mut bytes = Vec::new();
         for shard in &self.shards {
             let seen = shard.call(|crew| look_at(crew))?;
             all.connected += seen.connected;
@@ -167,14 +169,39 @@ impl Devices {
             all.in_group += seen.in_group;
             all.alarms += seen.alarms;
             all.traffic += seen.traffic;
-            all.received_bytes.extend(seen.received_bytes);
+            bytes.push(seen.received_bytes.into_iter().zip(seen.sent_bytes));
             all.echoed += seen.echoed;
             for (name, count) in seen.refused {
                 *all.refused.entry(name).or_default() += count;
             }
         }
+        // On each thread they sit in the order in which they were made.
+        for (shard, _) in &self.seats {
+            let of_device = bytes.get_mut(*shard).and_then(Iterator::next);
+            let (received, sent) = of_device.context("a device that was not looked at")?;
+            all.received_bytes.push(received);
+            all.sent_bytes.push(sent);
+        }
         all.usage = Usage::of_this_process();
         Ok(all)
+    }
+
+    fn answered(&self, ids: &[DeviceId]) -> anyhow::Result<Vec<DeviceId>> {
+        let places = ids.iter().filter_map(|id| self.by_id.get(id));
+        let places: Vec<(usize, Seat)> =
+            places.filter_map(|number| self.seats.get(*number).copied()).collect();
+        let mut answered = Vec::new();
+        for (number, shard) in self.shards.iter().enumerate() {
+            let here = places.iter().filter(|(of, _)| *of == number);
+            let seats: Vec<Seat> = here.map(|(_, seat)| *seat).collect();
+            answered.extend(shard.call(move |crew| {
+                let ask = |seat| {
+                    crew.with(seat, |device, _| device.status().is_answered.then(|| device.id())).flatten()
+                };
+                seats.into_iter().filter_map(ask).collect::<Vec<_>>()
+            })?);
+        }
+        Ok(answered)
     }
 }
 
@@ -185,6 +212,7 @@ fn look_at(crew: &Crew<Member>) -> Seen {
         seen.alarms += device.alarms();
         seen.traffic += device.traffic();
         seen.received_bytes.push(device.traffic().received_bytes());
+        seen.sent_bytes.push(device.traffic().up.bytes);
         seen.echoed += device.echoed();
         for (name, count) in device.refused() {
             *seen.refused.entry((*name).to_owned()).or_default() += count;

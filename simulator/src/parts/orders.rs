@@ -37,6 +37,8 @@ pub struct BrokerBegin {
     pub router: bool,
     /// The most clients.
     pub max_connections: usize,
+    /// Where it listens: where another one did, whose place it takes. Else at a free port.
+    pub address: Option<SocketAddr>,
 }
 
 /// What a broker is told.
@@ -113,6 +115,8 @@ pub enum DevicesOrder {
     Echo(Option<usize>),
     /// How are they doing?
     Look,
+    /// Which of these has the coordinator answered, on the connection that they have now?
+    WhoIsAnswered(Vec<DeviceId>),
 }
 
 /// A device that was made: the key never leaves its process.
@@ -139,8 +143,10 @@ pub struct Seen {
     pub alarms: u64,
     /// What came and went.
     pub traffic: Traffic,
-    /// What a device received, in bytes, each on its own.
+    /// What a device received, in bytes, each on its own, in the order in which they were made.
     pub received_bytes: Vec<u64>,
+    /// What a device said, likewise.
+    pub sent_bytes: Vec<u64>,
     /// What their agents have refused, by name.
     pub refused: BTreeMap<String, u64>,
     /// Messages that were answered without a look.
@@ -158,6 +164,8 @@ pub enum DevicesAnswer {
     Done,
     /// How they are doing.
     Seen(Box<Seen>),
+    /// Those who are answered.
+    Answered(Vec<DeviceId>),
 }
 
 /// Says one thing.

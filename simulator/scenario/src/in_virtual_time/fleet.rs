@@ -29,7 +29,10 @@ pub(super) fn found(scenario: &Scenario, seed: u64) -> anyhow::Result<(Bundle, S
 }
 
 /// How a group is run.
-pub(super) fn policy(group: &Group) -> Result<Policy, SuiteNotSupported> {
+///
+/// # Errors
+/// When it asks for a suite that is not there.
+pub fn policy(group: &Group) -> Result<Policy, SuiteNotSupported> {
     Ok(Policy {
         cell_capacity: group.cell_capacity,
         suite: group.suite()?,

@@ -18,6 +18,7 @@ use fleetkey_wire::DeviceId;
 use rayon::prelude::*;
 
 use self::device::{Bundle, Deed, Device, Happening, Window};
+pub use self::fleet::policy;
 use self::host::{Host, since_began};
 use self::network::Legs;
 use self::queue::Queue;

@@ -1,0 +1,114 @@
+//! Scenarios in real time: the program itself, with its broker and its devices in processes of their own.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+use std::fs;
+use std::process::{Command, Output};
+
+use fleetkey_report::{Connections, Mode, RunReport};
+use tempfile::TempDir;
+
+/// Everything that there is in real time, on a small fleet.
+const SCENARIO: &str = r#"
+name = "everything"
+about = "Each kind of phase, one after the other."
+
+[fleet]
+devices = 60
+
+[[group]]
+name = "meters"
+cell_capacity = 16
+
+[[phase]]
+do = "onboard"
+rate = "200/s"
+current_within = "30s"
+
+[[phase]]
+name = "revoke"
+do = "revoke"
+count = 4
+which = "spread"
+current_within = "20s"
+exposure_at_most = "20s"
+
+[[phase]]
+name = "rekey"
+do = "rekey"
+current_within = "20s"
+
+[[phase]]
+name = "rotate"
+do = "rotate"
+current_within = "20s"
+
+[[phase]]
+name = "cut"
+do = "power-cut"
+share = "50%"
+for = "500ms"
+current_within = "30s"
+
+[[phase]]
+name = "broker"
+do = "restart-broker"
+away = "500ms"
+current_within = "60s"
+
+[[phase]]
+name = "after"
+do = "rekey"
+current_within = "20s"
+"#;
+
+fn run(directory: &TempDir, scenario: &str, more: &[&str]) -> Output {
+    let file = directory.path().join("scenario.toml");
+    fs::write(&file, scenario).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_fleetkey-sim")).arg("run").arg(&file).args(more).output().unwrap()
+}
+
+#[test]
+fn a_fleet_goes_through_every_kind_of_phase_in_real_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (json, html) = (file("run.json"), file("run.html"));
+    let output = run(&directory, SCENARIO, &["--json", &json, "--html", &html]);
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}\n{said}");
+    assert!(said.contains("ok revoke") && said.contains("checks held"), "{said}");
+
+    let report: RunReport = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    assert!(report.passed() && !report.checks.is_empty());
+    assert_eq!((report.mode, report.connections), (Mode::Real, Connections::OnePerDevice));
+    let phase = |name: &str| report.phases.iter().find(|phase| phase.name == name).unwrap();
+    let heard = |name: &str| phase(name).latency.as_ref().map_or(0, fleetkey_report::Histogram::count);
+    // Whoever is left confirms each key, and whoever was cut off is answered.
+    assert_eq!(heard("onboard"), 60);
+    for name in ["revoke", "rekey", "after", "broker"] {
+        assert_eq!(heard(name), 56, "{name}");
+    }
+    assert_eq!(heard("cut"), 28);
+    for (name, phase) in report.phases.iter().map(|phase| (&phase.name, phase)) {
+        let figure = |figure: &str| phase.figures[figure].value;
+        assert_eq!(figure("stragglers"), 0.0, "{name}");
+        assert!(figure("device_cpu") > 0.0 && figure("broker_cpu") > 0.0, "{name}");
+    }
+    // Each member has received the statement, and nothing much else.
+    let bytes = phase("rekey").bytes_per_device.as_ref().unwrap();
+    assert_eq!(bytes.count(), 56);
+    assert!((100..8_000).contains(&bytes.quantile(0.5)), "{bytes:?}");
+    assert!(fs::read_to_string(html).unwrap().contains("every device current within"));
+}
+
+#[test]
+fn what_is_simulated_only_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let network = format!("{SCENARIO}\n[[phase]]\nname = \"worse\"\ndo = \"network\"\nloss = \"5%\"\n");
+    let output = run(&directory, &network, &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("phase worse changes the network"), "{said}");
+    let output = run(&directory, SCENARIO, &["--broker", "mqtt://127.0.0.1:1"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("phase broker restarts the broker"), "{said}");
+}
