@@ -8,21 +8,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fleetkey_coordinator::{
-    Fleet as Identities, PolicyFeed, PolicyStream, Service, ServiceConfig, ServiceHandle, SqliteStore,
-    mqtt_options, unix_seconds,
+    Fleet as Identities, PolicyFeed, PolicyStream, Service, ServiceHandle, unix_seconds,
 };
-use fleetkey_coordinator_core::{Coordinator, Policy, Timing};
+use fleetkey_coordinator_core::{Policy, Timing};
 use fleetkey_identity::{Role, Validity, chain_to_pem, tls};
 use fleetkey_mqtt::BrokerUrl;
 use fleetkey_swarm::{Route, Tls};
-use fleetkey_vault::MasterKey;
 use fleetkey_wire::{DeviceId, FleetId, GroupId};
 use rand_core::OsRng;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::fleet::until;
+use crate::fleet::{start_coordinator, until};
 use crate::parts::{
     BrokerAnswer, BrokerBegin, BrokerOrder, DevicesAnswer, DevicesBegin, DevicesOrder, Made, Papers, Part,
     Seen, Usage, Which,
@@ -130,24 +128,9 @@ impl Field {
         let scheme = if is_tls { "mqtts" } else { "mqtt" };
         let host = if is_tls { BROKER_NAME.to_owned() } else { address.ip().to_string() };
         let url: BrokerUrl = format!("{scheme}://{host}:{}", address.port()).parse()?;
-        let directory = tempfile::tempdir().context("create a directory for the database")?;
-        let store = SqliteStore::create(
-            &directory.path().join("coordinator.db"),
-            &MasterKey::generate(&mut OsRng),
-            &Coordinator::initial_rows(unix_seconds()),
-        )
-        .context("create the database")?;
-        let party = &identities.coordinator;
-        let tls = is_tls.then(|| tls::client_config(&party.chain, &party.key, identities.roots()));
-        let mqtt = mqtt_options(url.clone(), tls.transpose()?, identities.id());
-        let setup = identities.setup(options.timing);
-        let config = ServiceConfig { setup, store: Box::new(store), mqtt, policy_feed: feed.clone() };
-        let service = Service::start(config).await.context("start the coordinator")?;
+        let (service, directory) =
+            start_coordinator(&identities, url, Vec::new(), is_tls, options.timing, feed.clone()).await?;
         let coordinator = service.handle();
-        tokio::time::timeout(Duration::from_secs(15), coordinator.connected())
-            .await
-            .ok()
-            .with_context(|| format!("the coordinator cannot reach the broker at {url}: is it running?"))?;
         let allowed = rlimit::increase_nofile_limit(u64::MAX).context("read the limit on open files")?;
         let per_process = usize::try_from(allowed.saturating_sub(SPARE_FILES))?.max(1);
         Ok(Self {
@@ -363,13 +346,9 @@ impl Field {
             let DevicesAnswer::Seen(seen) = part.ask(&DevicesOrder::Look).await? else {
                 anyhow::bail!("the devices answer something else");
             };
-            let usage = seen.usage;
-            add(&mut looked.devices, *seen);
-            let all = &mut looked.spent.devices;
-            all.cpu_microseconds += usage.cpu_microseconds;
-            all.resident_bytes += usage.resident_bytes;
-            all.peak_resident_bytes += usage.peak_resident_bytes;
+            looked.devices += *seen;
         }
+        looked.spent.devices = looked.devices.usage;
         if let Some(broker) = &self.broker
             && let BrokerAnswer::Seen { mut usage, .. } = broker.look().await?
         {
@@ -436,21 +415,6 @@ impl Field {
         for part in self.devices {
             part.end().await;
         }
-    }
-}
-
-fn add(all: &mut Seen, seen: Seen) {
-    all.devices += seen.devices;
-    all.connected += seen.connected;
-    all.lost += seen.lost;
-    all.in_group += seen.in_group;
-    all.alarms += seen.alarms;
-    all.traffic += seen.traffic;
-    all.received_bytes.extend(seen.received_bytes);
-    all.sent_bytes.extend(seen.sent_bytes);
-    all.echoed += seen.echoed;
-    for (name, count) in seen.refused {
-        *all.refused.entry(name).or_default() += count;
     }
 }
 

@@ -112,29 +112,11 @@ impl Fleet {
             }
         };
         let with_tls = !matches!(choice, BrokerChoice::Plain(_));
-        let directory = tempfile::tempdir().context("create a directory for the database")?;
-        let store = SqliteStore::create(
-            &directory.path().join("coordinator.db"),
-            &MasterKey::generate(&mut OsRng),
-            &Coordinator::initial_rows(unix_seconds()),
-        )
-        .context("create the database")?;
-        let tls = with_tls.then(|| {
-            let party = &identities.coordinator;
-            tls::client_config(&party.chain, &party.key, identities.roots())
-        });
         let (url, others) = ways(&urls, 0).context("there is no broker")?;
-        let mut mqtt = mqtt_options(url.clone(), tls.transpose()?, identities.id());
-        mqtt.others = others;
         let timing = Timing { hello_interval_seconds: 600, ..Timing::default() };
-        let setup = identities.setup(timing);
-        let config = ServiceConfig { setup, store: Box::new(store), mqtt, policy_feed };
-        let service = Service::start(config).await.context("start the coordinator")?;
+        let (service, directory) =
+            start_coordinator(&identities, url, others, with_tls, timing, policy_feed).await?;
         let coordinator = service.handle();
-        tokio::time::timeout(Duration::from_secs(15), coordinator.connected())
-            .await
-            .ok()
-            .with_context(|| format!("the coordinator cannot reach the broker at {url}: is it running?"))?;
         Ok(Self {
             identities,
             broker,
@@ -237,6 +219,35 @@ impl Fleet {
             broker.shutdown().await;
         }
     }
+}
+
+/// Starts a fleet's coordinator on a new database, which lives as long as its directory, and waits until it is connected.
+pub(crate) async fn start_coordinator(
+    identities: &Identities,
+    url: BrokerUrl,
+    others: Vec<BrokerUrl>,
+    with_tls: bool,
+    timing: Timing,
+    policy_feed: PolicyFeed,
+) -> anyhow::Result<(Service, TempDir)> {
+    let directory = tempfile::tempdir().context("create a directory for the database")?;
+    let store = SqliteStore::create(
+        &directory.path().join("coordinator.db"),
+        &MasterKey::generate(&mut OsRng),
+        &Coordinator::initial_rows(unix_seconds()),
+    )
+    .context("create the database")?;
+    let party = &identities.coordinator;
+    let tls = with_tls.then(|| tls::client_config(&party.chain, &party.key, identities.roots()));
+    let mut mqtt = mqtt_options(url.clone(), tls.transpose()?, identities.id());
+    mqtt.others = others;
+    let config = ServiceConfig { setup: identities.setup(timing), store: Box::new(store), mqtt, policy_feed };
+    let service = Service::start(config).await.context("start the coordinator")?;
+    tokio::time::timeout(Duration::from_secs(15), service.handle().connected())
+        .await
+        .ok()
+        .with_context(|| format!("the coordinator cannot reach the broker at {url}: is it running?"))?;
+    Ok((service, directory))
 }
 
 /// The ways to the broker, beginning with another one for each `turn`.

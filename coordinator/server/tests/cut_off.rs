@@ -10,7 +10,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use fleetkey_coordinator::Cas;
 use fleetkey_coordinator::config::Config;
@@ -60,15 +59,6 @@ fn not_written_over<T>(home: &Home, name: &str, then: impl FnOnce() -> T) -> T {
     fs::rename(home.file(&long), home.file(name)).unwrap();
     fs::write(&settings, before).unwrap();
     done
-}
-
-#[track_caller]
-fn until(what: &str, reached: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !reached() {
-        assert!(Instant::now() < deadline, "not reached: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]

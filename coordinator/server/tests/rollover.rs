@@ -7,7 +7,6 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use fleetkey_coordinator::Cas;
 use fleetkey_coordinator::config::Config;
@@ -97,15 +96,6 @@ impl World {
                 None
             }
         }
-    }
-}
-
-#[track_caller]
-fn until(what: &str, reached: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !reached() {
-        assert!(Instant::now() < deadline, "not reached: {what}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -163,17 +163,10 @@ impl Devices {
         let mut all = Seen { devices: self.seats.len(), ..Seen::default() };
         let mut bytes = Vec::new();
         for shard in &self.shards {
-            let seen = shard.call(|crew| look_at(crew))?;
-            all.connected += seen.connected;
-            all.lost += seen.lost;
-            all.in_group += seen.in_group;
-            all.alarms += seen.alarms;
-            all.traffic += seen.traffic;
-            bytes.push(seen.received_bytes.into_iter().zip(seen.sent_bytes));
-            all.echoed += seen.echoed;
-            for (name, count) in seen.refused {
-                *all.refused.entry(name).or_default() += count;
-            }
+            let mut seen = shard.call(|crew| look_at(crew))?;
+            let received = std::mem::take(&mut seen.received_bytes);
+            bytes.push(received.into_iter().zip(std::mem::take(&mut seen.sent_bytes)));
+            all += seen;
         }
         // On each thread they sit in the order in which they were made.
         for (shard, _) in &self.seats {

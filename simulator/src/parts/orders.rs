@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::AddAssign;
 
 use fleetkey_policy::PolicyUpdate;
 use fleetkey_swarm::Traffic;
@@ -153,6 +154,25 @@ pub struct Seen {
     pub echoed: u64,
     /// What their process has cost.
     pub usage: Usage,
+}
+
+impl AddAssign for Seen {
+    /// Both together; what is told of each device on its own stands in the order of the two.
+    fn add_assign(&mut self, other: Self) {
+        self.devices += other.devices;
+        self.connected += other.connected;
+        self.lost += other.lost;
+        self.in_group += other.in_group;
+        self.alarms += other.alarms;
+        self.traffic += other.traffic;
+        self.received_bytes.extend(other.received_bytes);
+        self.sent_bytes.extend(other.sent_bytes);
+        self.echoed += other.echoed;
+        self.usage += other.usage;
+        for (name, count) in other.refused {
+            *self.refused.entry(name).or_default() += count;
+        }
+    }
 }
 
 /// What devices answer.

@@ -1,6 +1,7 @@
 //! What a process has cost: processor time and memory, as Linux keeps account of them.
 
 use std::fs;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,14 @@ pub struct Usage {
     pub resident_bytes: u64,
     /// The most that it ever was, in bytes.
     pub peak_resident_bytes: u64,
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu_microseconds += other.cpu_microseconds;
+        self.resident_bytes += other.resident_bytes;
+        self.peak_resident_bytes += other.peak_resident_bytes;
+    }
 }
 
 impl Usage {

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -48,6 +49,16 @@ pub fn failure(output: &Output) -> String {
     assert_eq!(lines.len(), 1, "{text}");
     assert_eq!(text.lines().last(), Some(lines[0]), "{text}");
     lines[0].to_owned()
+}
+
+/// Waits for at most a minute.
+#[track_caller]
+pub fn until(what: &str, reached: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !reached() {
+        assert!(Instant::now() < deadline, "not reached: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 pub struct Home {
