@@ -39,11 +39,11 @@ impl Confirmation {
     }
 
     fn mac(&self, pairwise: &Pairwise, secret: &GroupSecret) -> hmac::Hmac<sha2::Sha256> {
-        let message = cbor::array(vec![
+        let message = cbor::array(&[
             cbor::bytes(self.fleet.as_bytes()),
             cbor::bytes(self.group.as_bytes()),
             cbor::uint(self.key_epoch.0),
-            cbor::bytes(self.commitment.0),
+            cbor::bytes(&self.commitment.0),
             cbor::bytes(self.device.as_bytes()),
         ]);
         mac(pairwise.confirm_key(secret).as_bytes(), &message)

@@ -14,13 +14,15 @@ use crate::error::BadFrame;
 const MAX_PROTECTED_BYTES: usize = 128;
 
 /// The protected header of a COSE message, and the items behind its (empty) unprotected one.
-pub(crate) fn open(what: &'static str, encoded: &[u8]) -> Result<(ProtectedHeader, Items), BadFrame> {
+pub(crate) fn open<'a>(
+    what: &'static str,
+    encoded: &'a [u8],
+) -> Result<(ProtectedHeader, Items<'a>), BadFrame> {
     let bad_header = BadFrame::CoseHeader { what };
     let mut items = Items::decode(what, encoded)?;
     let protected = items.bytes(what, MAX_PROTECTED_BYTES).map_err(|_| bad_header.clone())?;
-    if items.any(what)? != Value::Map(Vec::new()) {
-        return Err(bad_header);
-    }
-    let protected = ProtectedHeader::from_cbor_bstr(Value::Bytes(protected)).map_err(|_| bad_header)?;
+    items.empty_map(what).map_err(|_| bad_header.clone())?;
+    let protected = Value::Bytes(protected.to_vec());
+    let protected = ProtectedHeader::from_cbor_bstr(protected).map_err(|_| bad_header)?;
     Ok((protected, items))
 }

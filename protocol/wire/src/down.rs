@@ -1,8 +1,6 @@
 //! What the coordinator says to one device, on its `down` topic: the body of a link frame.
 
-use ciborium::Value;
-
-use crate::cbor::{self, Items};
+use crate::cbor::{self, Item, Items};
 use crate::error::BadFrame;
 use crate::frame::StatementAndWrap;
 use crate::ids::{CellEpoch, CellId, GroupId};
@@ -124,7 +122,7 @@ impl DownBody {
 
     /// The bytes that a link frame carries.
     pub fn encode(&self) -> Vec<u8> {
-        cbor::array(match self {
+        cbor::array(&match self {
             Self::HelloAgain => vec![cbor::uint(0u8)],
             Self::Answer { hello, hello_interval_seconds, max_silence_seconds } => vec![
                 cbor::uint(1u8),
@@ -143,7 +141,7 @@ impl DownBody {
                 cbor::uint(welcome.suite.code()),
                 cbor::uint(welcome.cell_epoch.0),
                 cbor::bytes(&welcome.welcome),
-                Value::Array(welcome.statements.iter().map(statement_and_wrap).collect()),
+                cbor::list(&welcome.statements, statement_and_wrap),
             ],
             Self::RequestKeyPackages { suite, count } => {
                 vec![cbor::uint(4u8), cbor::uint(suite.code()), cbor::uint(*count)]
@@ -159,7 +157,7 @@ impl DownBody {
                 }),
             ],
             Self::Certificate { chain } => {
-                vec![cbor::uint(7u8), Value::Array(chain.iter().map(cbor::bytes).collect())]
+                vec![cbor::uint(7u8), cbor::list(chain, cbor::bytes)]
             }
             Self::RequestEvidence { group } => vec![cbor::uint(8u8), cbor::bytes(group.as_bytes())],
             Self::RequestHello => vec![cbor::uint(9u8)],
@@ -182,20 +180,20 @@ impl DownBody {
             },
             2 => Self::CellFrame {
                 cell: CellId::from_bytes(items.fixed("cell")?),
-                frame: items.bytes("cell frame", MAX_CELL_FRAME_BYTES)?,
+                frame: items.bytes("cell frame", MAX_CELL_FRAME_BYTES)?.to_vec(),
             },
             3 => Self::Welcome(Welcome {
                 group: GroupId::from_bytes(items.fixed("group")?),
-                group_name: items.text("group name", MAX_GROUP_NAME_BYTES)?,
+                group_name: items.text("group name", MAX_GROUP_NAME_BYTES)?.to_owned(),
                 cell: CellId::from_bytes(items.fixed("cell")?),
                 suite: read_suite(&mut items)?,
                 cell_epoch: CellEpoch(items.uint("cell epoch")?),
-                welcome: items.bytes("welcome", MAX_DOWN_FRAME_BYTES)?,
-                statements: items
-                    .list("welcome statements", MAX_WELCOME_STATEMENTS)?
-                    .into_iter()
-                    .map(read_statement_and_wrap)
-                    .collect::<Result<_, _>>()?,
+                welcome: items.bytes("welcome", MAX_DOWN_FRAME_BYTES)?.to_vec(),
+                statements: items.list(
+                    "welcome statements",
+                    MAX_WELCOME_STATEMENTS,
+                    read_statement_and_wrap,
+                )?,
             }),
             4 => Self::RequestKeyPackages {
                 suite: read_suite(&mut items)?,
@@ -218,21 +216,20 @@ impl DownBody {
             9 => Self::RequestHello,
             kind => return Err(BadFrame::UnknownKind { what: WHAT, kind }),
         };
-        items.end(WHAT)?;
+        items.end()?;
         Ok(read)
     }
 }
 
-fn statement_and_wrap(rekey: &StatementAndWrap) -> Value {
-    Value::Array(vec![cbor::bytes(&rekey.statement), cbor::bytes(&rekey.wrap)])
+fn statement_and_wrap(rekey: &StatementAndWrap) -> Item<'_> {
+    Item::List(vec![cbor::bytes(&rekey.statement), cbor::bytes(&rekey.wrap)])
 }
 
-fn read_statement_and_wrap(value: Value) -> Result<StatementAndWrap, BadFrame> {
-    let mut items = Items::of("welcome statement", value)?;
-    let read = StatementAndWrap {
-        statement: items.bytes("statement", MAX_STATEMENT_BYTES)?,
-        wrap: items.bytes("wrap", MAX_WRAP_BYTES)?,
-    };
-    items.end("welcome statement")?;
-    Ok(read)
+fn read_statement_and_wrap(items: &mut Items<'_>) -> Result<StatementAndWrap, BadFrame> {
+    items.nested("welcome statement", |items| {
+        Ok(StatementAndWrap {
+            statement: items.bytes("statement", MAX_STATEMENT_BYTES)?.to_vec(),
+            wrap: items.bytes("wrap", MAX_WRAP_BYTES)?.to_vec(),
+        })
+    })
 }

@@ -22,7 +22,7 @@ pub(crate) fn enclose(array: Vec<u8>) -> Vec<u8> {
 }
 
 /// Checks size and version, and opens the array behind them.
-pub(crate) fn disclose(what: &'static str, frame: &[u8], max: usize) -> Result<Items, BadFrame> {
+pub(crate) fn disclose<'a>(what: &'static str, frame: &'a [u8], max: usize) -> Result<Items<'a>, BadFrame> {
     if frame.len() > max {
         return Err(BadFrame::TooLarge { what, bytes: frame.len(), max });
     }
@@ -68,9 +68,9 @@ impl CellFrame {
     /// The bytes to publish.
     pub fn encode(&self) -> Vec<u8> {
         let covered = self.commit.as_ref().map_or(&[][..], |commit| &commit.covered_updates);
-        enclose(cbor::array(vec![
+        enclose(cbor::array(&[
             cbor::uint(self.cell_epoch.0),
-            ciborium::Value::Array(covered.iter().map(cbor::bytes).collect()),
+            cbor::list(covered, cbor::bytes),
             cbor::optional_bytes(self.commit.as_ref().map(|commit| commit.commit.as_slice())),
             cbor::optional_bytes(self.rekey.as_ref().map(|rekey| rekey.statement.as_slice())),
             cbor::optional_bytes(self.rekey.as_ref().map(|rekey| rekey.wrap.as_slice())),
@@ -83,10 +83,10 @@ impl CellFrame {
         let cell_epoch = CellEpoch(items.uint("cell epoch")?);
         let covered_updates =
             items.list_of_bytes("covered updates", MAX_COVERED_UPDATES, MAX_UPDATE_BYTES)?;
-        let commit = items.optional_bytes("commit", MAX_CELL_FRAME_BYTES)?;
-        let statement = items.optional_bytes("statement", MAX_STATEMENT_BYTES)?;
-        let wrap = items.optional_bytes("wrap", MAX_WRAP_BYTES)?;
-        items.end("cell frame")?;
+        let commit = items.optional_bytes("commit", MAX_CELL_FRAME_BYTES)?.map(<[u8]>::to_vec);
+        let statement = items.optional_bytes("statement", MAX_STATEMENT_BYTES)?.map(<[u8]>::to_vec);
+        let wrap = items.optional_bytes("wrap", MAX_WRAP_BYTES)?.map(<[u8]>::to_vec);
+        items.end()?;
         let commit = match commit {
             Some(commit) => Some(CommitMessages { covered_updates, commit }),
             None if covered_updates.is_empty() => None,

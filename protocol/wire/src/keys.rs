@@ -106,7 +106,7 @@ impl GroupSecret {
 
     /// The commitment that the statement of `key_epoch` carries.
     pub fn commitment(&self, group: GroupId, key_epoch: KeyEpoch) -> Commitment {
-        let info = cbor::array(vec![
+        let info = cbor::array(&[
             cbor::text("fleetkey commitment"),
             cbor::bytes(group.as_bytes()),
             cbor::uint(key_epoch.0),
@@ -116,7 +116,7 @@ impl GroupSecret {
 
     /// A key of `length` bytes (1 to 64) for an application, bound to its `label` and `context`.
     pub fn app_key(&self, label: &str, context: &[u8], length: AppKeyLength) -> Zeroizing<Vec<u8>> {
-        let info = cbor::array(vec![
+        let info = cbor::array(&[
             cbor::text("fleetkey app"),
             cbor::text(label),
             cbor::bytes(context),
@@ -143,7 +143,7 @@ impl AppKeyLength {
 impl Kek {
     /// The key that wraps one group secret, under one statement, for this cell epoch, and nothing else ever.
     pub(crate) fn wrap_key(&self, suite: Suite, statement: &StatementDigest) -> AeadKey {
-        let info = cbor::array(vec![cbor::text("fleetkey wrap"), cbor::bytes(statement.0)]);
+        let info = cbor::array(&[cbor::text("fleetkey wrap"), cbor::bytes(&statement.0)]);
         expand(&self.0, &info, suite.aead_key_bytes())
     }
 }
@@ -164,7 +164,7 @@ impl Pairwise {
         if !shared.was_contributory() {
             return Err(BadPeerKey::SmallOrder);
         }
-        let salt = cbor::array(vec![
+        let salt = cbor::array(&[
             cbor::text("fleetkey pairwise"),
             cbor::bytes(fleet.as_bytes()),
             cbor::bytes(device.as_bytes()),
@@ -174,13 +174,13 @@ impl Pairwise {
 
     /// Authenticates frames between the two.
     pub fn link_key(&self) -> LinkKey {
-        LinkKey(expand32(&self.0, &cbor::array(vec![cbor::text("fleetkey link")])))
+        LinkKey(expand32(&self.0, &cbor::array(&[cbor::text("fleetkey link")])))
     }
 
     /// Proves to the coordinator that the device holds `secret`.
     pub fn confirm_key(&self, secret: &GroupSecret) -> ConfirmKey {
         let key = Zeroizing::new(extract(&secret.0, &self.0));
-        ConfirmKey(expand32(&*key, &cbor::array(vec![cbor::text("fleetkey confirm")])))
+        ConfirmKey(expand32(&*key, &cbor::array(&[cbor::text("fleetkey confirm")])))
     }
 }
 

@@ -13,7 +13,7 @@ use hmac::Mac;
 use rand_core::{CryptoRng, RngCore};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::cbor;
+use crate::cbor::{self, Item, Items};
 use crate::down::DownBody;
 use crate::error::{BadFrame, Named};
 use crate::frame::{disclose, enclose};
@@ -108,15 +108,15 @@ impl Named for BadLinkFrame {
 
 /// The parts of a link frame, before anything of it is believed.
 #[derive(Debug)]
-struct LinkFrame {
+struct LinkFrame<'a> {
     device_nonce: Option<Nonce>,
     coordinator_nonce: Option<Nonce>,
     counter: u64,
-    body: Vec<u8>,
+    body: &'a [u8],
     mac: [u8; LINK_MAC_BYTES],
 }
 
-impl LinkFrame {
+impl<'a> LinkFrame<'a> {
     fn seal(
         key: &LinkKey,
         direction: Direction,
@@ -127,16 +127,16 @@ impl LinkFrame {
     ) -> Vec<u8> {
         let full = Self::authenticator(key, direction, device_nonce, coordinator_nonce, counter, &body);
         let full = full.finalize().into_bytes();
-        enclose(cbor::array(vec![
-            nonce_value(device_nonce),
-            nonce_value(coordinator_nonce),
+        enclose(cbor::array(&[
+            nonce_item(&device_nonce),
+            nonce_item(&coordinator_nonce),
             cbor::uint(counter),
-            cbor::bytes(body),
+            cbor::bytes(&body),
             cbor::bytes(&full[..LINK_MAC_BYTES]),
         ]))
     }
 
-    fn decode(direction: Direction, frame: &[u8]) -> Result<Self, BadFrame> {
+    fn decode(direction: Direction, frame: &'a [u8]) -> Result<Self, BadFrame> {
         let (what, max) = match direction {
             Direction::Up => ("up frame", MAX_UP_FRAME_BYTES),
             Direction::Down => ("down frame", MAX_DOWN_FRAME_BYTES),
@@ -149,7 +149,7 @@ impl LinkFrame {
             body: items.bytes("body", max)?,
             mac: items.fixed("link MAC")?,
         };
-        items.end(what)?;
+        items.end()?;
         Ok(read)
     }
 
@@ -160,7 +160,7 @@ impl LinkFrame {
             self.device_nonce,
             self.coordinator_nonce,
             self.counter,
-            &self.body,
+            self.body,
         )
         .verify_truncated_left(&self.mac)
         .map_err(|_| LinkRefused::WrongMac)
@@ -174,13 +174,13 @@ impl LinkFrame {
         counter: u64,
         body: &[u8],
     ) -> hmac::Hmac<sha2::Sha256> {
-        let message = cbor::array(vec![
+        let message = cbor::array(&[
             cbor::text(match direction {
                 Direction::Up => "up",
                 Direction::Down => "down",
             }),
-            nonce_value(device_nonce),
-            nonce_value(coordinator_nonce),
+            nonce_item(&device_nonce),
+            nonce_item(&coordinator_nonce),
             cbor::uint(counter),
             cbor::bytes(body),
         ]);
@@ -188,11 +188,11 @@ impl LinkFrame {
     }
 }
 
-fn nonce_value(nonce: Option<Nonce>) -> ciborium::Value {
-    nonce.map_or_else(|| cbor::bytes([]), |nonce| cbor::bytes(nonce.0))
+fn nonce_item(nonce: &Option<Nonce>) -> Item<'_> {
+    nonce.as_ref().map_or(Item::Bytes(&[]), |nonce| cbor::bytes(&nonce.0))
 }
 
-fn read_nonce(items: &mut cbor::Items, field: &'static str) -> Result<Option<Nonce>, BadFrame> {
+fn read_nonce(items: &mut Items<'_>, field: &'static str) -> Result<Option<Nonce>, BadFrame> {
     let bytes = items.bytes(field, NONCE_BYTES)?;
     if bytes.is_empty() {
         return Ok(None);
@@ -249,7 +249,7 @@ impl DeviceLink {
     pub fn open(&mut self, frame: &[u8]) -> Result<OpenedDown, BadLinkFrame> {
         let frame = LinkFrame::decode(Direction::Down, frame)?;
         frame.check_mac(&self.key, Direction::Down)?;
-        let body = DownBody::decode(&frame.body)?;
+        let body = DownBody::decode(frame.body)?;
         if frame.device_nonce.is_none() && body == DownBody::HelloAgain {
             return Ok(OpenedDown::Poke);
         }
@@ -281,11 +281,8 @@ impl StartSecret {
     }
 
     fn nonce(&self, device: DeviceId, device_nonce: Nonce, session: u32) -> Nonce {
-        let message = cbor::array(vec![
-            cbor::bytes(device.as_bytes()),
-            cbor::bytes(device_nonce.0),
-            cbor::uint(session),
-        ]);
+        let message =
+            cbor::array(&[cbor::bytes(device.as_bytes()), cbor::bytes(&device_nonce.0), cbor::uint(session)]);
         let full = mac(&self.0, &message).finalize().into_bytes();
         let mut nonce = [0; NONCE_BYTES];
         nonce.copy_from_slice(&full[..NONCE_BYTES]);
@@ -338,7 +335,7 @@ impl CoordinatorLink {
         let frame = LinkFrame::decode(Direction::Up, frame)?;
         frame.check_mac(key, Direction::Up)?;
         let nonce = frame.device_nonce.ok_or(BadFrame::Shape { field: "device nonce" })?;
-        let body = UpBody::decode(&frame.body)?;
+        let body = UpBody::decode(frame.body)?;
         let Some(answered) = frame.coordinator_nonce else {
             return self.open_first_hello(nonce, frame.counter, body);
         };

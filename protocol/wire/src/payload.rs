@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 
+use ciborium::Value;
 use coset::iana::{Algorithm, CoapContentFormat};
 use coset::{
     CborSerializable, CoseEncrypt0, CoseEncrypt0Builder, CoseSign1, CoseSign1Builder, Header, HeaderBuilder,
@@ -252,8 +253,8 @@ fn read(sealed: &[u8]) -> Result<(CoseEncrypt0, SealedHeader, Suite), BadFrame> 
     if protected(suite, &header) != *got {
         return Err(bad_header);
     }
-    let ciphertext = items.bytes("sealed ciphertext", MAX_SEALED_BYTES)?;
-    items.end(WHAT)?;
+    let ciphertext = items.bytes("sealed ciphertext", MAX_SEALED_BYTES)?.to_vec();
+    items.end()?;
     let message = CoseEncrypt0 {
         protected: protected_header,
         unprotected: Header::default(),
@@ -291,8 +292,8 @@ fn protected(suite: Suite, header: &SealedHeader) -> Header {
         .algorithm(algorithm(suite))
         .key_id(kid)
         .partial_iv(counter[zeroes..].to_vec())
-        .value(LABEL_SENDER, cbor::bytes(header.sender.as_bytes()))
-        .value(LABEL_SALT, cbor::bytes(header.salt))
+        .value(LABEL_SENDER, Value::Bytes(header.sender.as_bytes().to_vec()))
+        .value(LABEL_SALT, Value::Bytes(header.salt.to_vec()))
         .build();
     built.content_type = header.signed.then(signed_content_type);
     built
@@ -303,13 +304,13 @@ fn signed_content_type() -> RegisteredLabel<CoapContentFormat> {
 }
 
 fn external_aad(context: &[u8]) -> Vec<u8> {
-    cbor::array(vec![cbor::text("fleetkey sealed"), cbor::bytes(context)])
+    cbor::array(&[cbor::text("fleetkey sealed"), cbor::bytes(context)])
 }
 
 fn sender_key(suite: Suite, secret: &GroupSecret, sender: DeviceId, salt: &[u8; SALT_BYTES]) -> AeadKey {
     let length = suite.aead_key_bytes();
     // Not an `app_key`: no label that an application may ask for leads here.
-    let info = cbor::array(vec![
+    let info = cbor::array(&[
         cbor::text("fleetkey sealed"),
         cbor::bytes(sender.as_bytes()),
         cbor::bytes(salt),
@@ -326,12 +327,12 @@ fn nonce(counter: u32) -> [u8; aead::NONCE_BYTES] {
 
 /// What a sender's signature is bound to beside the message: the header it travels under.
 fn signature_aad(header: &SealedHeader, context: &[u8]) -> Vec<u8> {
-    cbor::array(vec![
+    cbor::array(&[
         cbor::text("fleetkey signed"),
         cbor::bytes(header.group.as_bytes()),
         cbor::uint(header.key_epoch.0),
         cbor::bytes(header.sender.as_bytes()),
-        cbor::bytes(header.salt),
+        cbor::bytes(&header.salt),
         cbor::uint(header.counter),
         cbor::bytes(context),
     ])
@@ -371,9 +372,9 @@ fn read_signed(plaintext: &[u8]) -> Result<CoseSign1, BadFrame> {
     if header.header != signature_header() {
         return Err(BadFrame::CoseHeader { what: WHAT });
     }
-    let payload = items.bytes("signed payload", MAX_SEALED_BYTES)?;
+    let payload = items.bytes("signed payload", MAX_SEALED_BYTES)?.to_vec();
     let signature = items.fixed::<{ Signature::BYTE_SIZE }>("message signature")?.to_vec();
-    items.end(WHAT)?;
+    items.end()?;
     Ok(CoseSign1 { protected: header, unprotected: Header::default(), payload: Some(payload), signature })
 }
 

@@ -62,7 +62,7 @@ impl Psk {
 
     /// Its name. Nobody finds the secret from it, because the secret is 32 random bytes.
     pub fn id(&self) -> PskId {
-        let derived = expand(self.as_bytes(), &cbor::array(vec![cbor::text("fleetkey psk id")]), ID_BYTES);
+        let derived = expand(self.as_bytes(), &cbor::array(&[cbor::text("fleetkey psk id")]), ID_BYTES);
         let mut id = [0; ID_BYTES];
         id.copy_from_slice(&derived);
         PskId::from_bytes(id)

@@ -179,11 +179,11 @@ pub struct SignedStatement {
 impl Statement {
     /// The COSE payload.
     fn payload(&self) -> Vec<u8> {
-        cbor::array(vec![
+        cbor::array(&[
             cbor::uint(STATEMENT_VERSION),
             cbor::bytes(self.group.as_bytes()),
             cbor::uint(self.key_epoch.0),
-            cbor::bytes(self.commitment.0),
+            cbor::bytes(&self.commitment.0),
             cbor::uint(self.reason.code()),
             cbor::uint(self.send.0),
             cbor::uint(self.oldest.0),
@@ -210,7 +210,7 @@ impl Statement {
         let oldest = KeyEpoch(items.uint("statement oldest")?);
         let overlap_seconds = items.uint32("statement overlap")?;
         let issued_unix_seconds = items.uint("statement issue time")?;
-        items.end("statement")?;
+        items.end()?;
         if oldest > send || send > key_epoch {
             return Err(BadStatement::Contradiction { group, key_epoch, send, oldest });
         }
@@ -247,15 +247,15 @@ impl SignedStatement {
                 key.verify_strict(signed, &signature).map_err(|_| ())
             })
             .map_err(|()| BadStatement::Signature { fleet })?;
-        let statement = Statement::from_payload(&payload)?;
-        Ok(Self { statement, digest: digest_of(&payload), signer, bytes: bytes.to_vec() })
+        let statement = Statement::from_payload(payload)?;
+        Ok(Self { statement, digest: digest_of(payload), signer, bytes: bytes.to_vec() })
     }
 
     /// Reads a statement that was verified before it was stored.
     pub fn from_trusted(bytes: &[u8]) -> Result<Self, BadStatement> {
         let (_, signer, payload) = read(bytes)?;
-        let statement = Statement::from_payload(&payload)?;
-        Ok(Self { statement, digest: digest_of(&payload), signer, bytes: bytes.to_vec() })
+        let statement = Statement::from_payload(payload)?;
+        Ok(Self { statement, digest: digest_of(payload), signer, bytes: bytes.to_vec() })
     }
 
     /// What it says.
@@ -279,7 +279,7 @@ impl SignedStatement {
     }
 }
 
-fn read(bytes: &[u8]) -> Result<(CoseSign1, KeyId, Vec<u8>), BadFrame> {
+fn read(bytes: &[u8]) -> Result<(CoseSign1, KeyId, &[u8]), BadFrame> {
     const WHAT: &str = "statement";
     if bytes.len() > MAX_STATEMENT_BYTES {
         return Err(BadFrame::TooLarge { what: WHAT, bytes: bytes.len(), max: MAX_STATEMENT_BYTES });
@@ -293,11 +293,11 @@ fn read(bytes: &[u8]) -> Result<(CoseSign1, KeyId, Vec<u8>), BadFrame> {
     }
     let payload = items.bytes("statement payload", MAX_STATEMENT_BYTES)?;
     let signature = items.fixed::<{ Signature::BYTE_SIZE }>("statement signature")?.to_vec();
-    items.end(WHAT)?;
+    items.end()?;
     let message = CoseSign1 {
         protected: header,
         unprotected: Header::default(),
-        payload: Some(payload.clone()),
+        payload: Some(payload.to_vec()),
         signature,
     };
     Ok((message, signer, payload))
@@ -308,7 +308,7 @@ fn protected(signer: KeyId) -> Header {
 }
 
 fn external_aad(fleet: FleetId) -> Vec<u8> {
-    cbor::array(vec![cbor::text("fleetkey statement"), cbor::bytes(fleet.as_bytes())])
+    cbor::array(&[cbor::text("fleetkey statement"), cbor::bytes(fleet.as_bytes())])
 }
 
 fn digest_of(payload: &[u8]) -> StatementDigest {

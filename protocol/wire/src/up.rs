@@ -1,9 +1,9 @@
 //! What a device says to the coordinator, on its `up` topic: the body of a link frame.
 
-use crate::cbor::{self, Items};
+use crate::cbor::{self, Item, Items};
 use crate::confirm::CONFIRM_MAC_BYTES;
 use crate::error::BadFrame;
-use crate::ids::{CellEpoch, CellId, Generation, GroupId, ID_BYTES, KeyEpoch, PskId};
+use crate::ids::{CellEpoch, CellId, Generation, GroupId, KeyEpoch, PskId};
 use crate::limits::{
     MAX_CELLS_PER_DEVICE, MAX_KEY_PACKAGE_BYTES, MAX_KEY_PACKAGES, MAX_PSKS_PER_DEVICE, MAX_STATEMENT_BYTES,
     MAX_UP_FRAME_BYTES, MAX_UPDATE_BYTES,
@@ -108,22 +108,18 @@ impl UpBody {
 
     /// The bytes that a link frame carries.
     pub fn encode(&self) -> Vec<u8> {
-        cbor::array(match self {
-            Self::Hello(hello) => vec![
-                cbor::uint(0u8),
-                cbor::uint(hello.generation.0),
-                ciborium::Value::Array(hello.cells.iter().map(hello_cell).collect()),
-            ],
-            Self::KeyPackages { suite, packages } => vec![
-                cbor::uint(1u8),
-                cbor::uint(suite.code()),
-                ciborium::Value::Array(packages.iter().map(cbor::bytes).collect()),
-            ],
+        cbor::array(&match self {
+            Self::Hello(hello) => {
+                vec![cbor::uint(0u8), cbor::uint(hello.generation.0), cbor::list(&hello.cells, hello_cell)]
+            }
+            Self::KeyPackages { suite, packages } => {
+                vec![cbor::uint(1u8), cbor::uint(suite.code()), cbor::list(packages, cbor::bytes)]
+            }
             Self::Confirm { group, key_epoch, statement, proof } => vec![
                 cbor::uint(2u8),
                 cbor::bytes(group.as_bytes()),
                 cbor::uint(key_epoch.0),
-                cbor::bytes(statement.0),
+                cbor::bytes(&statement.0),
                 cbor::bytes(proof),
             ],
             Self::Update { cell, cell_epoch, proposal } => vec![
@@ -135,8 +131,7 @@ impl UpBody {
             Self::Leave { group } => vec![cbor::uint(4u8), cbor::bytes(group.as_bytes())],
             Self::Evidence { statement } => vec![cbor::uint(5u8), cbor::bytes(statement)],
             Self::Psks { held } => {
-                let held = held.iter().map(|id| cbor::bytes(id.as_bytes())).collect();
-                vec![cbor::uint(6u8), ciborium::Value::Array(held)]
+                vec![cbor::uint(6u8), cbor::list(held, |id| cbor::bytes(id.as_bytes()))]
             }
         })
     }
@@ -151,8 +146,7 @@ impl UpBody {
         let read = match items.uint("up kind")? {
             0 => {
                 let generation = Generation(items.uint32("generation")?);
-                let cells = items.list("hello cells", MAX_CELLS_PER_DEVICE)?;
-                let cells = cells.into_iter().map(read_hello_cell).collect::<Result<_, _>>()?;
+                let cells = items.list("hello cells", MAX_CELLS_PER_DEVICE, read_hello_cell)?;
                 Self::Hello(Hello { generation, cells })
             }
             1 => Self::KeyPackages {
@@ -168,19 +162,19 @@ impl UpBody {
             3 => Self::Update {
                 cell: CellId::from_bytes(items.fixed("cell")?),
                 cell_epoch: CellEpoch(items.uint("cell epoch")?),
-                proposal: items.bytes("update proposal", MAX_UPDATE_BYTES)?,
+                proposal: items.bytes("update proposal", MAX_UPDATE_BYTES)?.to_vec(),
             },
             4 => Self::Leave { group: GroupId::from_bytes(items.fixed("group")?) },
-            5 => Self::Evidence { statement: items.bytes("statement", MAX_STATEMENT_BYTES)? },
+            5 => Self::Evidence { statement: items.bytes("statement", MAX_STATEMENT_BYTES)?.to_vec() },
             6 => Self::Psks { held: read_psks(&mut items)? },
             kind => return Err(BadFrame::UnknownKind { what: WHAT, kind }),
         };
-        items.end(WHAT)?;
+        items.end()?;
         Ok(read)
     }
 }
 
-pub(crate) fn read_suite(items: &mut Items) -> Result<Suite, BadFrame> {
+pub(crate) fn read_suite(items: &mut Items<'_>) -> Result<Suite, BadFrame> {
     let code = items.uint("suite")?;
     u16::try_from(code)
         .ok()
@@ -188,37 +182,33 @@ pub(crate) fn read_suite(items: &mut Items) -> Result<Suite, BadFrame> {
         .ok_or(BadFrame::UnknownKind { what: "suite", kind: code })
 }
 
-fn read_psks(items: &mut Items) -> Result<Vec<PskId>, BadFrame> {
+fn read_psks(items: &mut Items<'_>) -> Result<Vec<PskId>, BadFrame> {
     const FIELD: &str = "pre-shared keys";
-    let read =
-        |id: Vec<u8>| id.try_into().map(PskId::from_bytes).map_err(|_| BadFrame::Shape { field: FIELD });
-    let ids = items.list_of_bytes(FIELD, MAX_PSKS_PER_DEVICE, ID_BYTES)?;
-    ids.into_iter().map(read).collect()
+    items.list(FIELD, MAX_PSKS_PER_DEVICE, |items| items.fixed(FIELD).map(PskId::from_bytes))
 }
 
-fn hello_cell(cell: &HelloCell) -> ciborium::Value {
-    ciborium::Value::Array(vec![
+fn hello_cell(cell: &HelloCell) -> Item<'_> {
+    Item::List(vec![
         cbor::bytes(cell.cell.as_bytes()),
         cbor::uint(cell.cell_epoch.0),
-        cbor::bytes(cell.authenticator.0),
-        cbor::bytes(cell.statement.0),
+        cbor::bytes(&cell.authenticator.0),
+        cbor::bytes(&cell.statement.0),
         cbor::uint(cell.key_epoch.0),
         cbor::uint(cell.send.0),
         cbor::uint(cell.oldest.0),
     ])
 }
 
-fn read_hello_cell(value: ciborium::Value) -> Result<HelloCell, BadFrame> {
-    let mut items = Items::of("hello cell", value)?;
-    let cell = HelloCell {
-        cell: CellId::from_bytes(items.fixed("cell")?),
-        cell_epoch: CellEpoch(items.uint("cell epoch")?),
-        authenticator: ShortAuthenticator(items.fixed("epoch authenticator")?),
-        statement: ShortDigest(items.fixed("statement digest")?),
-        key_epoch: KeyEpoch(items.uint("key epoch")?),
-        send: KeyEpoch(items.uint("send")?),
-        oldest: KeyEpoch(items.uint("oldest")?),
-    };
-    items.end("hello cell")?;
-    Ok(cell)
+fn read_hello_cell(items: &mut Items<'_>) -> Result<HelloCell, BadFrame> {
+    items.nested("hello cell", |items| {
+        Ok(HelloCell {
+            cell: CellId::from_bytes(items.fixed("cell")?),
+            cell_epoch: CellEpoch(items.uint("cell epoch")?),
+            authenticator: ShortAuthenticator(items.fixed("epoch authenticator")?),
+            statement: ShortDigest(items.fixed("statement digest")?),
+            key_epoch: KeyEpoch(items.uint("key epoch")?),
+            send: KeyEpoch(items.uint("send")?),
+            oldest: KeyEpoch(items.uint("oldest")?),
+        })
+    })
 }

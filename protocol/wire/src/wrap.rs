@@ -60,8 +60,8 @@ pub fn open(
     if header.header != protected(context.suite) {
         return Err(BadFrame::CoseHeader { what: WHAT }.into());
     }
-    let ciphertext = items.bytes("wrap ciphertext", MAX_WRAP_BYTES)?;
-    items.end(WHAT)?;
+    let ciphertext = items.bytes("wrap ciphertext", MAX_WRAP_BYTES)?.to_vec();
+    items.end()?;
     let message =
         CoseEncrypt0 { protected: header, unprotected: Header::default(), ciphertext: Some(ciphertext) };
     let does_not_open = BadWrap::DoesNotOpen { cell: context.cell, cell_epoch: context.cell_epoch };
@@ -100,7 +100,7 @@ pub(crate) const fn algorithm(suite: Suite) -> Algorithm {
 
 fn external_aad(context: &WrapContext, statement: &SignedStatement) -> Vec<u8> {
     let StatementDigest(digest) = statement.digest();
-    cbor::array(vec![
+    cbor::array(&[
         cbor::text("fleetkey wrap"),
         cbor::bytes(context.fleet.as_bytes()),
         cbor::bytes(statement.statement().group.as_bytes()),

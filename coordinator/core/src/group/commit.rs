@@ -282,6 +282,8 @@ impl Group {
                 acknowledged: [0; 8],
                 confirmed_unix_seconds: 0,
             };
+            // Anew: a store may lay rows as they come, and those of a cell are changed together from here on.
+            context.delete(&record);
             context.put(&record);
             if let Some(member) = self.members.get_mut(&joined) {
                 if !is_fresh {

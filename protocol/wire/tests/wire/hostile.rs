@@ -86,9 +86,23 @@ fn deep_nesting_is_refused_not_recursed_into() {
             if is_enveloped(what) {
                 bytes[0] = 1;
             }
-            assert_eq!(decode(&bytes), Err(BadFrame::NotCbor { what }), "{opening:02x}");
+            let refused = decode(&bytes).unwrap_err();
+            let is_named = matches!(
+                refused,
+                BadFrame::NotCbor { .. } | BadFrame::Shape { .. } | BadFrame::CoseHeader { .. }
+            );
+            assert!(is_named, "{what}, {opening:02x}: {refused}");
         }
     }
+}
+
+#[test]
+fn a_length_that_is_not_told_in_front_is_refused() {
+    // The envelope of a cell frame, an array without a length, and the byte string of a statement in two pieces.
+    let array = [1, 0x9f, 0x01, 0xff];
+    assert_eq!(CellFrame::decode(&array).unwrap_err(), BadFrame::Shape { field: "cell frame" });
+    let statement = [1, 0x85, 0x01, 0x80, 0xf6, 0x5f, 0x41, 0x00, 0x41, 0x00, 0xff, 0x40];
+    assert_eq!(CellFrame::decode(&statement).unwrap_err(), BadFrame::Shape { field: "statement" });
 }
 
 #[test]
