@@ -227,7 +227,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Bound> {
     let fleet = field.id();
 
     field.end_coordinator().await;
-    let device = device_cost::measure();
+    let device = device_cost::measure(processors);
     let reply_bytes = device.reply_bytes;
     field.echo(Some(reply_bytes)).await?;
     let topics: Vec<Topic> = cells.iter().map(|cell| Topic::Cell { fleet, cell: *cell }).collect();

@@ -1,6 +1,9 @@
-//! What a device must compute for one rekey, measured alone: on one processor, without a fleet, a socket or a store.
+//! What a device must compute for one rekey, measured alone: without a fleet, a socket or a store, on every processor at once,
+//! as simulated devices share them.
 
 use std::hint::black_box;
+use std::sync::Barrier;
+use std::thread;
 use std::time::Instant;
 
 use fleetkey_identity::IdentityKey;
@@ -38,11 +41,27 @@ impl DeviceCost {
     }
 }
 
-/// Measures it.
+/// Measures it on so many processors at once; answers with their mean.
 ///
 /// # Panics
 /// Never: what it makes itself is good.
-pub fn measure() -> DeviceCost {
+pub fn measure(processors: usize) -> DeviceCost {
+    let together = Barrier::new(processors.max(1));
+    let costs: Vec<DeviceCost> = thread::scope(|scope| {
+        let started: Vec<_> =
+            (0..processors.max(1)).map(|_| scope.spawn(|| measure_here(&together))).collect();
+        started.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
+    });
+    let mean = |of: fn(&DeviceCost) -> f64| costs.iter().map(of).sum::<f64>() / costs.len() as f64;
+    DeviceCost {
+        verify: mean(|cost| cost.verify),
+        open: mean(|cost| cost.open),
+        confirm: mean(|cost| cost.confirm),
+        reply_bytes: costs.iter().map(|cost| cost.reply_bytes).max().unwrap_or_default(),
+    }
+}
+
+fn measure_here(together: &Barrier) -> DeviceCost {
     let fleet = FleetId::random(&mut OsRng);
     let (group, cell) = (GroupId::random(&mut OsRng), CellId::random(&mut OsRng));
     let device = DeviceId::random(&mut OsRng);
@@ -73,6 +92,7 @@ pub fn measure() -> DeviceCost {
         link.seal(&UpBody::Confirm { group, key_epoch, statement: Default::default(), proof }).0
     };
     let reply_bytes = confirm().len();
+    together.wait();
     DeviceCost {
         verify: fastest(|| {
             SignedStatement::verify(black_box(signed.as_bytes()), fleet, |_| Some(public))

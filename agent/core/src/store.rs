@@ -67,9 +67,12 @@ impl Writes {
     pub fn apply_to(&self, entries: &mut Entries) {
         for write in self.iter() {
             match write {
-                Write::Put { key, value } => entries.insert(key.clone(), value.clone()),
-                Write::Delete { key } => entries.remove(key),
-            };
+                Write::Put { key, value } => match entries.get_mut(key) {
+                    Some(entry) => entry.clone_from(value),
+                    None => _ = entries.insert(key.clone(), value.clone()),
+                },
+                Write::Delete { key } => _ = entries.remove(key),
+            }
         }
     }
 }

@@ -251,24 +251,29 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 fn write(transaction: &Transaction<'_>, vault: &Vault, writes: &[Write]) -> rusqlite::Result<()> {
-    for Write { table, key, value } in writes {
-        let name = table.name();
-        match value {
-            Some(value) => {
-                let mut put = transaction.prepare_cached(&format!(
-                    "INSERT INTO {name} (key, value) VALUES (?1, ?2) \
-                     ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-                ))?;
-                if table.is_secret() {
-                    let sealed = vault.seal(&mut OsRng, &location(*table, key), value);
-                    put.execute(params![key, sealed])?;
-                } else {
-                    put.execute(params![key, &value[..]])?;
+    // Most come in runs: a hundred confirmations are as many rows of one table.
+    for run in
+        writes.chunk_by(|one, next| one.table == next.table && one.value.is_some() == next.value.is_some())
+    {
+        let Some(Write { table, value, .. }) = run.first() else { continue };
+        let (table, name) = (*table, table.name());
+        let mut statement = transaction.prepare_cached(&if value.is_some() {
+            format!(
+                "INSERT INTO {name} (key, value) VALUES (?1, ?2) \
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+            )
+        } else {
+            format!("DELETE FROM {name} WHERE key = ?1")
+        })?;
+        for Write { key, value, .. } in run {
+            match value {
+                Some(value) if table.is_secret() => {
+                    let sealed = vault.seal(&mut OsRng, &location(table, key), value);
+                    statement.execute(params![key, sealed])?
                 }
-            }
-            None => {
-                transaction.prepare_cached(&format!("DELETE FROM {name} WHERE key = ?1"))?.execute([key])?;
-            }
+                Some(value) => statement.execute(params![key, &value[..]])?,
+                None => statement.execute([key])?,
+            };
         }
     }
     Ok(())

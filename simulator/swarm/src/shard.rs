@@ -24,7 +24,7 @@ use crate::socket::Socket;
 const WAKER: Token = Token(usize::MAX);
 /// Sockets that are looked at before what they led to is sent, all of it at once: whoever is on the other side is woken once
 /// for many.
-const MAX_EVENTS: usize = 48;
+const MAX_EVENTS: usize = 96;
 const READ_BYTES: usize = 64 * 1024;
 /// From the first packet of TCP to CONNACK.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
@@ -158,6 +158,8 @@ pub struct Crew<R> {
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     scratch: Vec<u8>,
     outbox: Outbox,
+    /// Places that have read something that is not taken in yet.
+    untaken: Vec<usize>,
     /// Places that have something to send.
     unsent: Vec<usize>,
     dice: ChaCha20Rng,
@@ -176,6 +178,7 @@ impl<R: Rider> Crew<R> {
             timers: BinaryHeap::new(),
             scratch: vec![0; READ_BYTES],
             outbox: Outbox::default(),
+            untaken: Vec::new(),
             unsent: Vec::new(),
             dice: ChaCha20Rng::from_rng(OsRng).expect("the system has entropy"),
             lost: 0,
@@ -267,6 +270,7 @@ impl<R: Rider> Crew<R> {
                     self.serve(event.token().0);
                 }
             }
+            self.take_in();
             loop {
                 match called.try_recv() {
                     Ok(call) => call(&mut self),
@@ -299,7 +303,7 @@ impl<R: Rider> Crew<R> {
             Ok(false) => return,
             Err(_) => return self.fail(at),
         }
-        // Before it is read: what comes of that is sent with the rest of the round. But TLS has answers of its own.
+        // TLS has answers of its own, to what was read.
         let is_tls = place.route.tls.is_some();
         if self.write(at).is_err() || self.read(at).is_err() || (is_tls && self.write(at).is_err()) {
             self.fail(at);
@@ -315,31 +319,53 @@ impl<R: Rider> Crew<R> {
         }
     }
 
+    /// Reads what has come. It is taken in when all sockets of the round were read: what riders compute finds its code warm.
     fn read(&mut self, at: usize) -> io::Result<()> {
-        loop {
-            let Some(place) = self.places.get_mut(at) else { return Ok(()) };
-            let (Phase::Opening { socket, .. } | Phase::Open(socket)) = &mut place.phase else {
-                return Ok(());
-            };
-            let read = match socket.read(&mut self.scratch)? {
-                None => return Ok(()),
-                Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Some(read) => read,
-            };
-            let mut input = std::mem::take(&mut place.input);
-            input.extend_from_slice(&self.scratch[..read]);
-            while let Some(said) = link::next(&mut input).map_err(|NoSense| io::ErrorKind::InvalidData)? {
-                self.hear(at, said)?;
+        let Some(place) = self.places.get_mut(at) else { return Ok(()) };
+        let (Phase::Opening { socket, .. } | Phase::Open(socket)) = &mut place.phase else { return Ok(()) };
+        let had = place.input.len();
+        let outcome = loop {
+            match socket.read(&mut self.scratch) {
+                Err(error) => break Err(error),
+                Ok(None) => break Ok(()),
+                Ok(Some(0)) => break Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(Some(read)) => {
+                    place.input.extend_from_slice(&self.scratch[..read]);
+                    // Less than there was room for: there is no more (epoll(7)). TLS may hold more.
+                    if read < self.scratch.len() && place.route.tls.is_none() {
+                        break Ok(());
+                    }
+                }
             }
-            if let Some(place) = self.places.get_mut(at)
-                && !input.is_empty()
+        };
+        if place.input.len() > had {
+            self.untaken.push(at);
+        }
+        outcome
+    }
+
+    /// Takes in what the sockets of this round have brought.
+    fn take_in(&mut self) {
+        for at in std::mem::take(&mut self.untaken) {
+            let Some(place) = self.places.get_mut(at) else { continue };
+            let mut input = std::mem::take(&mut place.input);
+            let outcome = loop {
+                match link::next(&mut input) {
+                    Ok(None) => break Ok(()),
+                    Ok(Some(said)) => {
+                        if let Err(error) = self.hear(at, said) {
+                            break Err(error);
+                        }
+                    }
+                    Err(NoSense) => break Err(io::ErrorKind::InvalidData.into()),
+                }
+            };
+            if outcome.is_err() {
+                self.fail(at);
+            } else if !input.is_empty()
+                && let Some(place) = self.places.get_mut(at)
             {
                 place.input = input;
-            }
-            let is_tls = self.places.get(at).is_some_and(|place| place.route.tls.is_some());
-            // Less than there was room for: there is no more (epoll(7)). TLS may hold more.
-            if read < self.scratch.len() && !is_tls {
-                return Ok(());
             }
         }
     }
