@@ -17,6 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::device_cost::{self, DeviceCost};
 use crate::field::{Field, FieldBroker, FieldOptions, Spent};
+use crate::median::median;
 use crate::plain_sockets;
 use crate::prober::Prober;
 use crate::progress::Progress;
@@ -181,17 +182,6 @@ impl fmt::Display for Bound {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
-    }
-}
-
 /// Measures all of it.
 ///
 /// # Errors
@@ -213,10 +203,12 @@ pub async fn run(options: &Options) -> anyhow::Result<Bound> {
     field.wait_until_answered(0).await?;
     let onboard_seconds = onboard(&field, group, ids.clone()).await?.as_secs_f64();
 
-    let mut rekeys = Vec::new();
+    let (mut rekeys, mut costs) = (Vec::new(), Vec::new());
     let mut remaining: BTreeSet<DeviceId> = ids.into_iter().collect();
     for _ in 0..options.rounds {
         let victim = remaining.pop_last().context("there is nobody left to revoke")?;
+        // In between, so that a machine that is slower for a while is so for both.
+        costs.push(tokio::task::spawn_blocking(move || device_cost::measure(processors)).await?);
         rekeys.push(revoke(&mut field, group, victim, remaining.len()).await?);
         // The broker lets it in no more.
         field.plug(&[victim], false).await?;
@@ -227,7 +219,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Bound> {
     let fleet = field.id();
 
     field.end_coordinator().await;
-    let device = device_cost::measure(processors);
+    let device = DeviceCost::median(&costs);
     let reply_bytes = device.reply_bytes;
     field.echo(Some(reply_bytes)).await?;
     let topics: Vec<Topic> = cells.iter().map(|cell| Topic::Cell { fleet, cell: *cell }).collect();

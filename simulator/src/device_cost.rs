@@ -16,6 +16,8 @@ use fleetkey_wire::{
 use rand_core::OsRng;
 use serde::Serialize;
 
+use crate::median::median;
+
 /// Each step is done so often; the fastest of some such runs counts.
 const TIMES: u32 = 400;
 const RUNS: u32 = 7;
@@ -38,6 +40,17 @@ impl DeviceCost {
     /// All steps.
     pub fn microseconds(&self) -> f64 {
         self.verify + self.open + self.confirm
+    }
+
+    /// Each step at its median.
+    pub fn median(costs: &[Self]) -> Self {
+        let of = |step: fn(&Self) -> f64| median(&costs.iter().map(step).collect::<Vec<_>>());
+        Self {
+            verify: of(|cost| cost.verify),
+            open: of(|cost| cost.open),
+            confirm: of(|cost| cost.confirm),
+            reply_bytes: costs.iter().map(|cost| cost.reply_bytes).max().unwrap_or_default(),
+        }
     }
 }
 
