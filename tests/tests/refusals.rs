@@ -59,7 +59,7 @@ fn bytes_that_are_no_frame_are_refused_by_name() {
     refused(&mut world, "too_large", |world| raw(world, devices[0], &vec![1; 40 * 1024]));
     refused(&mut world, "unknown_version", |world| raw(world, devices[0], &[9, 0x80]));
     refused(&mut world, "not_cbor", |world| raw(world, devices[0], &good[..good.len() / 2]));
-    refused(&mut world, "not_cbor", |world| raw(world, devices[0], &[&[1u8][..], &[0x81; 400]].concat()));
+    refused(&mut world, "wrong_shape", |world| raw(world, devices[0], &[&[1u8][..], &[0x81; 400]].concat()));
     refused(&mut world, "trailing_bytes", |world| raw(world, devices[0], &[&good[..], &[0]].concat()));
     refused(&mut world, "wrong_shape", |world| raw(world, devices[0], &[1, 0x80]));
     refused(&mut world, "unknown_device", |world| raw(world, DeviceId::from_bytes([9; 16]), &good));

@@ -107,6 +107,10 @@ impl<'a> Items<'a> {
         self.left = self.left.checked_sub(1).ok_or(BadFrame::Shape { field })?;
         let mut decoder = Decoder::from(self.rest);
         let head = decoder.pull().map_err(|_| BadFrame::NotCbor { what: self.what })?;
+        // The end of something without a length, where nothing like it has begun.
+        if head == Header::Break {
+            return Err(BadFrame::NotCbor { what: self.what });
+        }
         self.rest = self.rest.get(decoder.offset()..).unwrap_or_default();
         Ok(head)
     }
