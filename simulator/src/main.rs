@@ -198,10 +198,10 @@ impl RunArguments {
         let mut following = Following::live();
         following.begins(&scenario.name, scenario.phases.len());
         let report = if run.is_virtual {
-            run_in_virtual_time(&scenario, run.seed, &mut following)?
+            run_in_virtual_time(&scenario, run.seed, run.shape, &mut following)?
         } else {
             let broker = chosen(broker, tls, fan_out);
-            to_its_end(real_time::run(&scenario, broker, run.seed, following.clone()), None)?
+            to_its_end(real_time::run(&scenario, broker, run.seed, run.shape, following.clone()), None)?
         };
         following.ended(&report);
         files.write(&report)?;
