@@ -22,6 +22,10 @@ bound DEVICES="10000" *ARGS:
 run SCENARIO *ARGS:
     cargo run --release --locked --bin fleetkey-sim -- run {{SCENARIO}} {{ARGS}}
 
+# What a fleet costs the coordinator by itself, and its targets. `just coordinator --devices 1000000` for one of a million.
+coordinator *ARGS:
+    cargo run --release --locked --bin fleetkey-sim -- coordinator {{ARGS}}
+
 # Wrap, open, confirm, commit, process, join; and one message to every cell.
 bench *ARGS:
     cargo bench --workspace --locked --benches {{ARGS}}

@@ -4,6 +4,7 @@
 //! each claim is checked. Broker, coordinator and agents are the real ones, in one process.
 //! Deliberately absent: any decision of the protocol, and any shortcut past MQTT, TLS or the disk.
 
+pub mod alone;
 pub mod bound;
 pub mod demo;
 pub mod device_cost;

@@ -18,7 +18,7 @@ use fleetkey_sim::field::FieldBroker;
 use fleetkey_sim::fleet::{BrokerChoice, FanOut};
 use fleetkey_sim::following::Following;
 use fleetkey_sim::outside::Outside;
-use fleetkey_sim::{bound, parts, plain_sockets, real_time};
+use fleetkey_sim::{alone, bound, parts, plain_sockets, real_time};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -39,6 +39,7 @@ enum Command {
     Bound(BoundArguments),
     Chaos(Chaos),
     Compare(Compare),
+    Coordinator(CoordinatorArguments),
     Demo(Demo),
     Peers(Peers),
     Report(Report),
@@ -56,6 +57,7 @@ enum Command {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum PartName {
     Broker,
+    Coordinator,
     Devices,
     Sockets,
 }
@@ -88,6 +90,27 @@ struct BoundArguments {
     /// Devices in a cell.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(8..=256))]
     cell_capacity: u16,
+    /// Where to write the figures as JSON, beside the table.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What a fleet costs the coordinator by itself: onboarding, a revocation by its steps, a start, memory.
+///
+/// The real core and writer on a real SQLite file, with real cells; devices are there as the key packages that real agents made.
+/// Each rekey is checked on one cell of agents that live. A target that is missed is named, and makes the exit code 1.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    fleetkey-sim coordinator                         1,000, 10,000 and 100,000 devices\n  \
+    fleetkey-sim coordinator --devices 1000000 --json million.json")]
+struct CoordinatorArguments {
+    /// Sizes of the fleet.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1000,10000,100000",
+        value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    devices: Vec<u32>,
+    /// Revocations to take the median of.
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=10))]
+    revocations: u8,
     /// Where to write the figures as JSON, beside the table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -159,12 +182,14 @@ fn main() -> ExitCode {
         Command::Bound(bound) => bound.run(),
         Command::Chaos(chaos) => chaos.run(&mut std::io::stdout().lock()),
         Command::Compare(compare) => compare.run(&mut std::io::stdout().lock()),
+        Command::Coordinator(coordinator) => coordinator.run(),
         Command::Demo(demo) => demo.run(),
         Command::Peers(peers) => peers.run(&mut std::io::stdout().lock()),
         Command::Report(report) => report.run(&mut std::io::stdout().lock()),
         Command::Run(run) => run.run(),
         Command::Twin(twin) => twin.run(&mut std::io::stdout().lock()),
         Command::Part { part: PartName::Broker } => parts::broker::run().map(|()| true),
+        Command::Part { part: PartName::Coordinator } => parts::coordinator::run().map(|()| true),
         Command::Part { part: PartName::Devices } => parts::devices::run().map(|()| true),
         Command::Part { part: PartName::Sockets } => plain_sockets::run().map(|()| true),
     };
@@ -190,6 +215,26 @@ impl BoundArguments {
     }
 }
 
+impl CoordinatorArguments {
+    fn run(self) -> anyhow::Result<bool> {
+        let Self { devices, revocations, json } = self;
+        // Before the work, so that a path that cannot be written is not found out after it.
+        let json = json
+            .map(|path| std::fs::File::create(&path).with_context(|| format!("create {}", path.display())))
+            .transpose()?;
+        let options = alone::Options {
+            devices: devices.into_iter().map(|devices| devices as usize).collect(),
+            revocations: revocations.into(),
+        };
+        let found = alone::run(&options)?;
+        if let Some(file) = json {
+            serde_json::to_writer_pretty(file, &found).context("write the figures")?;
+        }
+        write!(std::io::stdout().lock(), "{found}").context("print the figures")?;
+        Ok(found.checks.iter().all(|check| check.held))
+    }
+}
+
 impl RunArguments {
     fn run(self) -> anyhow::Result<bool> {
         let Self { run, broker, tls, fan_out, rendered } = self;
@@ -198,10 +243,10 @@ impl RunArguments {
         let mut following = Following::live();
         following.begins(&scenario.name, scenario.phases.len());
         let report = if run.is_virtual {
-            run_in_virtual_time(&scenario, run.seed, &mut following)?
+            run_in_virtual_time(&scenario, run.seed, run.shape, &mut following)?
         } else {
             let broker = chosen(broker, tls, fan_out);
-            to_its_end(real_time::run(&scenario, broker, run.seed, following.clone()), None)?
+            to_its_end(real_time::run(&scenario, broker, run.seed, run.shape, following.clone()), None)?
         };
         following.ended(&report);
         files.write(&report)?;

@@ -5,22 +5,24 @@
 //! input and output: a length, and then CBOR.
 //!
 //! ```text
-//! orders    what is said to a part, and answered
-//! devices   the part that is devices
-//! broker    the part that is the embedded broker
-//! process   a part, seen from here
-//! usage     processor time and memory of the process that asks
+//! orders       what is said to a part, and answered
+//! devices      the part that is devices
+//! broker       the part that is the embedded broker
+//! coordinator  the part that is a coordinator by itself
+//! process      a part, seen from here
+//! usage        processor time and memory of the process that asks
 //! ```
 
 pub mod broker;
+pub mod coordinator;
 pub mod devices;
 mod orders;
 mod process;
 mod usage;
 
 pub use orders::{
-    BrokerAnswer, BrokerBegin, BrokerOrder, DevicesAnswer, DevicesBegin, DevicesOrder, Made, Papers, Seen,
-    Which,
+    BrokerAnswer, BrokerBegin, BrokerOrder, CoordinatorBegin, CoordinatorStarted, DevicesAnswer,
+    DevicesBegin, DevicesOrder, Made, Papers, Seen, Which,
 };
 pub(crate) use orders::{hear, say};
 pub use process::{Part, PartFailed};

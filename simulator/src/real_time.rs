@@ -4,11 +4,12 @@
 //! the command on. Leaves what a scenario is to `fleetkey-scenario`, and what a fleet is to [`crate::field`].
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use fleetkey_coordinator_core::{Event, Place, Timing};
+use fleetkey_coordinator_core::{Event, GroupStatus, Place, Timing};
 use fleetkey_report::{Connections, Mode, Moment, RunReport};
 use fleetkey_scenario::{
     Act, Ledger, Looked, NetworkProfile, RunOptions, Scenario, Until, Waited, World, policy,
@@ -29,6 +30,10 @@ const ASK: Duration = Duration::from_millis(50);
 const MAX_CONNECTING: usize = 256;
 /// How often whoever watches is told.
 const TELL: Duration = Duration::from_millis(200);
+
+/// Said of a run whose scenario has a network of its own.
+const NETWORK_NOT_APPLIED: &str =
+    "The scenario's [network] was not applied: in real time the network is the one that is there.";
 
 /// A scenario asks for something that is simulated only.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +93,7 @@ pub async fn run(
     scenario: &Scenario,
     broker: FieldBroker,
     seed: u64,
+    shape: Option<PathBuf>,
     mut following: Following,
 ) -> anyhow::Result<RunReport> {
     check(scenario, &broker)?;
@@ -97,11 +103,16 @@ pub async fn run(
         mode: Mode::Real,
         connections: Connections::OnePerDevice,
         broker: crate::bound::describe(&broker),
+        shape,
     };
     let mut world = RealWorld::start(scenario, broker, following.clone()).await?;
     let report = fleetkey_scenario::run(scenario, &mut world, &options, &mut following).await;
     world.shutdown().await;
-    report
+    let mut report = report?;
+    if scenario.network != NetworkProfile::default() {
+        report.notes.push(NETWORK_NOT_APPLIED.to_owned());
+    }
+    Ok(report)
 }
 
 /// The most devices that a run will have, as far as can be told: churn goes by chance.
@@ -381,7 +392,7 @@ impl World for RealWorld {
             let mut books = self.books();
             books.revoked.extend(ids);
             books.command(now, |_, book| ids.iter().any(|id| book.members.contains(id)));
-            ids.iter().for_each(|id| books.ledger.gone(*id));
+            ids.iter().for_each(|id| books.ledger.gone(*id, now));
         }
         self.off.extend(ids);
         self.unanswered.retain(|id| !ids.contains(id));
@@ -395,7 +406,11 @@ impl World for RealWorld {
         self.books()
             .command(now, |number, book| number == group && ids.iter().any(|id| book.members.contains(id)));
         let coordinator = self.field.coordinator();
-        coordinator.evict(self.groups[group], ids.to_vec()).await.context("evict devices")
+        coordinator.evict(self.groups[group], ids.to_vec()).await.context("evict devices")?;
+        // Of one that was only wanted nothing is heard.
+        let mut books = self.books();
+        ids.iter().for_each(|id| books.ledger.left(group, *id, now));
+        Ok(())
     }
 
     async fn rekey(&mut self, group: usize) -> anyhow::Result<()> {
@@ -441,6 +456,10 @@ impl World for RealWorld {
             }
         }
         Ok(cells.into_values().collect())
+    }
+
+    async fn shape(&mut self) -> anyhow::Result<Vec<GroupStatus>> {
+        Ok(self.field.coordinator().group_statuses().await?)
     }
 
     async fn wait(&mut self, until: Until) -> anyhow::Result<Waited> {

@@ -19,6 +19,10 @@ devices = 60
 name = "meters"
 cell_capacity = 16
 
+[network]
+min_delay = "5ms"
+max_delay = "9ms"
+
 [[phase]]
 do = "onboard"
 rate = "200/s"
@@ -71,11 +75,13 @@ fn run(directory: &TempDir, scenario: &str, more: &[&str]) -> Output {
 fn a_fleet_goes_through_every_kind_of_phase_in_real_time() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let (json, html) = (file("run.json"), file("run.html"));
-    let output = run(&directory, SCENARIO, &["--json", &json, "--html", &html]);
+    let (json, html, shape) = (file("run.json"), file("run.html"), file("shape.json"));
+    let output = run(&directory, SCENARIO, &["--json", &json, "--html", &html, "--shape", &shape]);
     let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}\n{said}");
     assert!(said.contains("ok revoke") && said.contains("checks held"), "{said}");
+    assert!(told.contains("[network] was not applied"), "{told}");
+    a_twin_is_held_against_it(&directory, &shape, &json);
 
     let report: RunReport = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
     assert!(report.passed() && !report.checks.is_empty());
@@ -98,6 +104,31 @@ fn a_fleet_goes_through_every_kind_of_phase_in_real_time() {
     assert_eq!(bytes.count(), 56);
     assert!((100..8_000).contains(&bytes.quantile(0.5)), "{bytes:?}");
     assert!(fs::read_to_string(html).unwrap().contains("every device current within"));
+}
+
+/// The shape was written before the revocation, and the run has shown what came of it.
+fn a_twin_is_held_against_it(directory: &TempDir, shape: &str, against: &str) {
+    let json = directory.path().join("twin.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_fleetkey-sim"))
+        .args(["twin", "--from", shape, "--revoke", "4", "--min-delay", "1ms", "--max-delay", "1ms"])
+        .args(["--one-machine", "--against", against, "--json", json.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}\n{said}");
+    assert!(told.contains("Held against phase revoke"), "{told}");
+    let both: serde_json::Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!((both["revoked"].as_u64(), both["remaining"].as_u64()), (Some(4), Some(56)));
+    let line = |what: &str| {
+        let lines = both["held"]["lines"].as_array().unwrap();
+        let line = lines.iter().find(|line| line["what"] == what).unwrap();
+        (line["predicted"].as_f64().unwrap(), line["happened"].as_f64().unwrap())
+    };
+    assert_eq!(line("stragglers"), (0.0, 0.0));
+    let (predicted, happened) = line("to any, at most");
+    assert!(predicted > 0.0 && (0.5..2.0).contains(&(happened / predicted)), "{told}");
+    let (predicted, happened) = line("the last in reach");
+    assert!(predicted > 0.0 && happened > 0.0, "{told}");
 }
 
 #[test]

@@ -8,8 +8,10 @@ use fleetkey_wire::Millis;
 
 use crate::stored::StoredSilence;
 
-/// How often the time that has passed is stored.
+/// The time that has passed is stored this often, or more rarely: [`MARKS`] times within the longest silence.
 const MARK_MS: u64 = 10 * 60 * 1000;
+/// Often enough that a restart costs little of the longest silence, and rare enough for flash.
+const MARKS: u64 = 144;
 /// How often a device says hello, until it is told otherwise.
 const DEFAULT_HELLO_INTERVAL_SECONDS: u32 = 30 * 60;
 /// After how long it stops sealing, until it is told otherwise.
@@ -52,6 +54,12 @@ impl Silence {
         self.max_silence_seconds as u64 * 1000
     }
 
+    /// How much time is worth a write of its own.
+    const fn mark_ms(&self) -> u64 {
+        let share = self.max_ms() / MARKS;
+        if share > MARK_MS { share } else { MARK_MS }
+    }
+
     pub(crate) const fn is_too_long(&self, now: Millis) -> bool {
         self.elapsed_ms(now) > self.max_ms()
     }
@@ -91,13 +99,13 @@ impl Silence {
         let elapsed_ms = self.elapsed_ms(now);
         let due = StoredSilence {
             // Less than a mark's worth is not worth a write of its own the next time.
-            elapsed_ms: if elapsed_ms < MARK_MS { 0 } else { elapsed_ms },
+            elapsed_ms: if elapsed_ms < self.mark_ms() { 0 } else { elapsed_ms },
             hello_interval_seconds: self.hello_interval_seconds,
             max_silence_seconds: self.max_silence_seconds,
         };
         let is_worth_it = self.stored.is_none_or(|stored| {
             elapsed_ms < stored.elapsed_ms
-                || elapsed_ms >= stored.elapsed_ms.saturating_add(MARK_MS)
+                || elapsed_ms >= stored.elapsed_ms.saturating_add(self.mark_ms())
                 || stored.hello_interval_seconds != due.hello_interval_seconds
                 || stored.max_silence_seconds != due.max_silence_seconds
         });
@@ -108,7 +116,7 @@ impl Silence {
     pub(crate) fn wake_at(&self) -> Millis {
         let after = |elapsed_ms: u64| self.since.plus(elapsed_ms.saturating_sub(self.before_ms));
         let stored_ms = self.stored.map_or(0, |stored| stored.elapsed_ms);
-        let mark = after(stored_ms.saturating_add(MARK_MS));
+        let mark = after(stored_ms.saturating_add(self.mark_ms()));
         if self.announced { mark } else { mark.min(after(self.max_ms().saturating_add(1))) }
     }
 }

@@ -18,7 +18,8 @@ pub(crate) mod renew;
 pub(crate) mod resend;
 pub(crate) mod rotate;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::iter::Peekable;
 
 use fleetkey_mls::{CellContext, ManagedCell};
 use fleetkey_wire::wrap::{WrapContext, wrap};
@@ -37,6 +38,30 @@ use crate::store::StoreError;
 
 /// All devices, by id.
 pub(crate) type Devices = BTreeMap<DeviceId, Device>;
+
+/// Finds the devices of ids that come in rising order: along with them where they are many, as a search for each of a
+/// hundred thousand costs more than all else that a rekey does for their cells.
+pub(crate) struct Along<'a> {
+    devices: &'a Devices,
+    walk: Option<Peekable<btree_map::Iter<'a, DeviceId, Device>>>,
+}
+
+/// A step costs so much less than a search.
+const STEPS_TO_A_SEARCH: usize = 4;
+
+impl<'a> Along<'a> {
+    pub(crate) fn new(devices: &'a Devices, ids: usize) -> Self {
+        let is_shorter = devices.len() <= ids.saturating_mul(STEPS_TO_A_SEARCH);
+        Self { devices, walk: is_shorter.then(|| devices.iter().peekable()) }
+    }
+
+    /// The device of this id, which is no smaller than the one asked for before.
+    pub(crate) fn find(&mut self, id: &DeviceId) -> Option<&'a Device> {
+        let Some(walk) = &mut self.walk else { return self.devices.get(id) };
+        while walk.next_if(|(at, _)| *at < id).is_some() {}
+        walk.peek().filter(|(at, _)| *at == id).map(|(_, device)| *device)
+    }
+}
 
 /// Commits of a cell that are kept for members that missed them.
 const KEPT_COMMITS: usize = 16;
@@ -396,5 +421,42 @@ impl Group {
 impl Member {
     pub(crate) fn has_acknowledged(&self, newest: ShortDigest) -> bool {
         self.cell().is_some() && self.record.acknowledged == newest.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labels::Labels;
+    use crate::records::{DeviceRecord, Origin, Standing};
+
+    fn device(number: u8) -> (DeviceId, Device) {
+        let id = DeviceId::from_bytes([number; 16]);
+        let record = DeviceRecord {
+            id,
+            name: number.to_string(),
+            public_key: [number; 32],
+            standing: Standing::Enrolled,
+            enrolled_unix_seconds: 0,
+            fresh_joins: 0,
+            last_fresh_join_unix_seconds: 0,
+            labels: Labels::default(),
+            origin: Origin::Operator,
+        };
+        (id, Device::new(record))
+    }
+
+    #[test]
+    fn walking_along_finds_what_searching_finds() {
+        let devices: Devices = [2, 3, 5, 8, 13, 21].map(device).into_iter().collect();
+        let asked = [1, 2, 2, 4, 5, 13, 14, 21, 34].map(|number| DeviceId::from_bytes([number; 16]));
+        for ids in [0, asked.len()] {
+            let mut along = Along::new(&devices, ids);
+            assert_eq!(along.walk.is_some(), ids > 0);
+            for id in &asked {
+                let found = along.find(id).map(Device::id);
+                assert_eq!(found, devices.get(id).map(Device::id), "{id}");
+            }
+        }
     }
 }

@@ -4,18 +4,21 @@
 //! whole cell, the one that devices are removed from, and a few devices of other cells live on; of the rest the
 //! coordinator keeps everything, and the agents are dropped once they have been added.
 
+pub(crate) mod alone;
 mod coordinator;
 mod device;
 mod onboarding;
 
 use std::collections::BTreeMap;
 
+use fleetkey_coordinator_core::{Access, MemoryStore};
+use fleetkey_report::timed;
 use fleetkey_wire::{CellId, DeviceId, GroupId, Topic};
 
-use self::coordinator::Host;
+pub use self::coordinator::Steps;
+use self::coordinator::{Decided, Host};
 use self::device::Device;
 use crate::budget::Budget;
-use crate::cpu::timed;
 use crate::scheme::{Fleet, Kind, Published, Scheme, Stopped, failed};
 
 /// Fleetkey, with cells of its default size.
@@ -39,13 +42,13 @@ impl Scheme for Fleetkey {
     }
 
     fn set_up(&self, devices: usize, budget: &Budget) -> Result<Box<dyn Fleet>, Stopped> {
-        let onboarded = onboarding::onboard(devices, budget)?;
+        let onboarded = onboarding::onboard(devices, Box::<MemoryStore>::default(), budget, &mut |_| {})?;
         Ok(Box::new(onboarded))
     }
 }
 
 /// The coordinator, and the devices that live.
-struct Cells {
+pub(crate) struct Cells {
     host: Host,
     group: GroupId,
     /// How many devices are in each cell.
@@ -58,6 +61,10 @@ struct Cells {
     thief: Device,
     /// What was published last.
     published: Vec<(Topic, Vec<u8>)>,
+    /// Whose cells it was about.
+    access: Vec<Access>,
+    /// What it has cost.
+    steps: Steps,
     turns: usize,
     confirmation_cpu_seconds: Option<f64>,
 }
@@ -78,14 +85,18 @@ impl Cells {
             Some(_) | None => Err(failed("removing")("the cell is too small for so many removals")),
         }
     }
+
+    fn publish(&mut self, decided: Decided) {
+        onboarding::learn(&mut self.sizes, &decided.access);
+        (self.published, self.access, self.steps) = (decided.messages, decided.access, decided.steps);
+    }
 }
 
 impl Fleet for Cells {
     fn remove(&mut self) -> Result<Published, Stopped> {
         let gone = self.next_to_go()?;
         let decided = self.host.revoke(gone)?;
-        onboarding::learn(&mut self.sizes, decided.access);
-        self.published = decided.messages;
+        self.publish(decided);
         let bytes = self.published.iter().map(|(_, payload)| payload.len() as u64).sum();
         Ok(Published { messages: self.published.len() as u64, bytes })
     }

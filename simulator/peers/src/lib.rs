@@ -3,10 +3,11 @@
 //! Each [`Scheme`] sets up a [`Fleet`]; [`measure`] removes devices from it, delivers what was published to some that
 //! remain, and holds the outcome against what the removal was for. [`Peers`] is the command around it. Deliberately
 //! absent: brokers, sockets and disks, which all schemes would need alike, and confirmations, which only ours has.
+//!
+//! [`Alone`] is our coordinator by itself, on a store that is brought along.
 
 mod budget;
 mod command;
-mod cpu;
 mod fleetkey;
 mod html;
 mod lkh;
@@ -21,7 +22,8 @@ mod scheme;
 
 pub use budget::Budget;
 pub use command::Peers;
-pub use fleetkey::Fleetkey;
+pub use fleetkey::alone::{Alone, CannotRevoke, Rekeyed};
+pub use fleetkey::{Fleetkey, Steps};
 pub use html::page;
 pub use lkh::KeyTree;
 pub use machine::Machine;

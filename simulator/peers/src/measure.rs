@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
+use fleetkey_report::timed;
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
-use crate::cpu::timed;
 use crate::scheme::{Fleet, Kind, Scheme, Stopped};
 
 /// What one removal costs.

@@ -17,6 +17,7 @@ mod check;
 mod command;
 mod compare;
 mod compare_told;
+mod cpu;
 mod file;
 mod live;
 mod long;
@@ -35,6 +36,7 @@ pub use compare::{
     COMPARISON_VERSION, CannotCompare, Compared, Comparison, Difference, PhaseCompared, Verdict,
 };
 pub use compare_told::comparison_page;
+pub use cpu::{cpu_of_this_thread, timed};
 pub use file::{BadReport, Files, Outputs, Rendered, read};
 pub use live::live;
 pub use long::{Row, write_csv};

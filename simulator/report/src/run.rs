@@ -38,6 +38,9 @@ pub struct RunReport {
     pub checks: Vec<Check>,
     /// What was counted up from parts and not seen as a whole, in words: nothing, where all was measured.
     pub extrapolated: Vec<String>,
+    /// What else is to be known of the run, in words: such as what was asked for and could not be had.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// How long the run took, in seconds of the machine that ran it.
     pub seconds: f64,
 }

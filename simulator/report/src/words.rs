@@ -94,12 +94,13 @@ pub(crate) fn verdict(report: &RunReport) -> String {
     }
 }
 
-/// What was measured and what was not.
+/// What is to be known besides the figures, and what was measured and what was not.
 pub(crate) fn caveats(report: &RunReport) -> Vec<String> {
-    if report.extrapolated.is_empty() {
-        return vec!["All figures were measured; none is extrapolated.".to_owned()];
-    }
-    report.extrapolated.iter().map(|what| format!("Extrapolated, not measured: {what}")).collect()
+    let measured = match report.extrapolated.as_slice() {
+        [] => vec!["All figures were measured; none is extrapolated.".to_owned()],
+        parts => parts.iter().map(|what| format!("Extrapolated, not measured: {what}")).collect(),
+    };
+    report.notes.iter().cloned().chain(measured).collect()
 }
 
 pub(crate) fn date(unix_seconds: u64) -> String {

@@ -78,6 +78,7 @@ fn run(devices: usize) -> RunReport {
             Check::that("bytes outside the cell: at most 300", true, "236 B"),
         ],
         extrapolated: vec!["the last 10 %".to_owned()],
+        notes: vec!["The moon was full.".to_owned()],
         seconds: 25.125,
     }
 }
@@ -215,6 +216,7 @@ fn the_page_is_complete_in_itself_and_shows_the_figures() {
     let html = page(&[failed]).unwrap();
     assert!(html.contains("1 of 3 checks FAILED") && html.contains("device 7 does"));
     assert!(html.contains("none is extrapolated"));
+    assert!(html.contains("The moon was full."));
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub struct Run {
     /// What chance is drawn from: the same seed makes the same run.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Where to write the fleet's shape, as it is before the first phase that revokes: `fleetkey-sim twin --from` takes it.
+    #[arg(long, value_name = "FILE")]
+    pub shape: Option<PathBuf>,
     /// Where to write the report as JSON, beside the table.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -68,6 +71,7 @@ impl Run {
 pub fn run_in_virtual_time(
     scenario: &Scenario,
     seed: u64,
+    shape: Option<PathBuf>,
     watch: &mut dyn Watch,
 ) -> anyhow::Result<RunReport> {
     let mut world = VirtualWorld::new(scenario, seed)?;
@@ -76,6 +80,7 @@ pub fn run_in_virtual_time(
         mode: Mode::Virtual,
         connections: Connections::None,
         broker: "simulated".to_owned(),
+        shape,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("start the runtime")?;
     runtime.block_on(run(scenario, &mut world, &options, watch))

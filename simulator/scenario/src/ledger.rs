@@ -84,7 +84,7 @@ impl Ledger {
         book.owed.entry(id).or_insert(Owed { due: at, newer_since: None });
     }
 
-    /// A device is out of a group.
+    /// A device is out of a group, or is wanted there no more.
     pub fn left(&mut self, group: usize, id: DeviceId, at: Duration) {
         let book = &mut self.books[group];
         book.members.remove(&id);
@@ -94,9 +94,12 @@ impl Ledger {
         self.close_exposures(at);
     }
 
-    /// A device is out of the fleet.
-    pub fn gone(&mut self, id: DeviceId) {
+    /// A device is out of the fleet, or will be: also one that was only wanted, of which no [`Self::left`] tells.
+    pub fn gone(&mut self, id: DeviceId, at: Duration) {
         self.unanswered.remove(&id);
+        for group in 0..self.books.len() {
+            self.left(group, id, at);
+        }
     }
 
     /// A member holds the newest key, and the coordinator knows.
@@ -223,6 +226,19 @@ mod tests {
         ledger.rekeyed(0, true, s(12));
         ledger.current(0, ids[2], s(14));
         assert_eq!(ledger.take().exposures, [s(4)]);
+    }
+
+    #[test]
+    fn who_was_only_wanted_owes_nothing_once_it_is_gone() {
+        let mut ledger = Ledger::new(2);
+        let id = DeviceId::from_bytes([1; 16]);
+        ledger.wanted(0, &[id], s(1));
+        ledger.wanted(1, &[id], s(1));
+        ledger.left(0, id, s(2));
+        assert!(!ledger.is_current());
+        ledger.gone(id, s(2));
+        assert!(ledger.is_current());
+        assert!(ledger.take().latencies.is_empty());
     }
 
     #[test]

@@ -319,13 +319,15 @@ struct RawChurn {
 struct RawRevoke {
     count: Option<usize>,
     share: Option<Share>,
+    #[serde(default)]
     which: RawWhich,
     class: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 enum RawWhich {
+    #[default]
     Spread,
     SameCells,
     Newest,

@@ -6,8 +6,10 @@
 mod acts;
 mod gathered;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use fleetkey_report::{Connections, Machine, Mode, RUN_REPORT_VERSION, RunReport, Series, Shape};
 use fleetkey_wire::DeviceId;
 
@@ -32,6 +34,8 @@ pub struct RunOptions {
     pub connections: Connections,
     /// The broker, in words.
     pub broker: String,
+    /// Where to write the fleet's shape as it is before the first phase that revokes, for a twin.
+    pub shape: Option<PathBuf>,
 }
 
 /// Somebody who watches a run.
@@ -65,6 +69,13 @@ struct Known {
     class: usize,
     /// Which it was, of all that were ever enrolled.
     number: usize,
+}
+
+impl Known {
+    /// Whether it belongs in a group: numbers spread evenly, whatever share of them a group has.
+    fn belongs_in(&self, group: usize, share: f64) -> bool {
+        (self.number as f64 * acts::SILVER + group as f64 * 0.37).fract() < share
+    }
 }
 
 /// A run on its way.
@@ -108,8 +119,13 @@ pub async fn run<W: World>(
     let mut phases = Vec::new();
     let mut checks = Vec::new();
     let mut cells = 0;
+    let mut shape = options.shape.as_ref();
     for (number, phase) in scenario.phases.iter().enumerate() {
         walk.watch.begins(number, scenario.phases.len(), phase);
+        if let Some(path) = shape.take_if(|_| matches!(phase.act, Act::Revoke { .. })) {
+            let shape = crate::twin::shape_of(&walk.world.shape().await?)?;
+            std::fs::write(path, shape).with_context(|| format!("write {}", path.display()))?;
+        }
         let (told, held) = walk.phase(phase).await?;
         walk.watch.ended(&told);
         phases.push(told);
@@ -138,6 +154,7 @@ pub async fn run<W: World>(
         series: vec![series("members", members), series("stragglers", stragglers)],
         checks,
         extrapolated: Vec::new(),
+        notes: Vec::new(),
         seconds: began.elapsed().as_secs_f64(),
     })
 }

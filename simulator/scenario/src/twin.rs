@@ -1,7 +1,9 @@
 //! `fleetkey-sim twin`: what a revocation will cost a fleet that there is, tried out on one like it in virtual time.
 //!
 //! The shape is what `fleetkey group list --json` says: sizes, policies, who is out of reach; nothing secret is in it. Leaves
-//! revoking to the operator.
+//! revoking to the operator, and what comes of holding a prediction against what happened to [`held`].
+
+pub mod held;
 
 use std::fs;
 use std::io::Write;
@@ -10,11 +12,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use fleetkey_coordinator_core::{OnJoin, Policy};
-use fleetkey_report::Times;
+use fleetkey_coordinator_core::{GroupStatus, OnJoin, Policy};
+use fleetkey_report::{RunReport, Times};
 use fleetkey_wire::DeviceId;
 use serde::{Deserialize, Serialize};
 
+use self::held::Held;
 use crate::dice::Dice;
 use crate::in_virtual_time::VirtualWorld;
 use crate::scenario::{Class, Fleet, Group, NetworkProfile, Scenario, SuiteChoice};
@@ -30,10 +33,12 @@ const QUIET: Duration = Duration::from_secs(60);
 ///
 /// Takes the fleet's shape from `fleetkey group list --json`, which holds no secrets, builds one like it in virtual time, with
 /// the real cores, and revokes there. It cannot know in which cells your devices are: --which says what to assume. Devices in
-/// several groups are assumed to be in the larger ones too.
+/// several groups are assumed to be in the larger ones too. With --against, the prediction is held against what a run shows.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:\n  \
-    fleetkey group list --json > shape.json && fleetkey-sim twin --from shape.json --revoke 300 --which same-cells")]
+    fleetkey group list --json > shape.json && fleetkey-sim twin --from shape.json --revoke 300 --which same-cells\n  \
+    fleetkey-sim run stolen-truck --devices 1000 --shape shape.json --json truck.json\n  \
+    fleetkey-sim twin --from shape.json --revoke 30 --which same-cells --one-machine --min-delay 1ms --max-delay 1ms --against truck.json")]
 pub struct Twin {
     /// The live fleet's shape.
     #[arg(long, value_name = "FILE")]
@@ -53,7 +58,16 @@ pub struct Twin {
     /// What chance is drawn from.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Where to write the prediction as JSON, to hold it against what happens.
+    /// The report of a run (`fleetkey-sim run --json`) that revoked so many devices of a fleet of this shape.
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// Which of its phases; without it the first that was a revocation.
+    #[arg(long, value_name = "NAME", requires = "against")]
+    pub phase: Option<String>,
+    /// All devices of that run shared this machine's processors: their computing counts.
+    #[arg(long, requires = "against")]
+    pub one_machine: bool,
+    /// Where to write the prediction as JSON, and what it was held against.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -69,6 +83,14 @@ pub enum Cells {
 
 fn read_time(text: &str) -> Result<Duration, String> {
     Time::read(text).map(|time| time.0).ok_or_else(|| Time::LIKE.to_owned())
+}
+
+/// A fleet's shape as a file: what `fleetkey group list --json` says.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn shape_of(groups: &[GroupStatus]) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec_pretty(&serde_json::json!({ "groups": groups }))
 }
 
 /// The shape of a live fleet. What else is in the file is not looked at.
@@ -103,8 +125,18 @@ pub struct LiveBehind {
     pub offline: usize,
 }
 
-/// What a revocation will cost.
+/// What is written to a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// The prediction.
+    #[serde(flatten)]
+    pub predicted: Prediction,
+    /// What it was held against.
+    pub held: Option<Held>,
+}
+
+/// What a revocation will cost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// Devices that are revoked.
     pub revoked: usize,
@@ -126,6 +158,8 @@ pub struct Prediction {
     pub bytes_per_device_p50: u64,
     /// What deciding costs, on this machine.
     pub coordinator_cpu_milliseconds: f64,
+    /// What all devices together compute, on this machine.
+    pub device_cpu_milliseconds: f64,
 }
 
 impl Twin {
@@ -146,12 +180,27 @@ impl Twin {
         let runtime = tokio::runtime::Builder::new_current_thread().build().context("start the runtime")?;
         let predicted =
             runtime.block_on(predict(&live, self.revoke as usize, self.which, network, self.seed))?;
+        let held = self.hold(&predicted)?;
         if let Some(path) = &self.json {
-            let text = serde_json::to_vec_pretty(&predicted).context("write the prediction")?;
+            let told = Told { predicted, held: held.clone() };
+            let text = serde_json::to_vec_pretty(&told).context("write the prediction")?;
             fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
         }
         tell(&predicted, out).context("print the prediction")?;
+        if let Some(held) = held {
+            write!(out, "\n{held}").context("print what happened")?;
+        }
         Ok(true)
+    }
+
+    fn hold(&self, predicted: &Prediction) -> anyhow::Result<Option<Held>> {
+        let Some(path) = &self.against else { return Ok(None) };
+        let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let report: RunReport = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not what `fleetkey-sim run --json` writes", path.display()))?;
+        let cores = self.one_machine.then_some(report.machine.cores);
+        let held = Held::against(predicted, &report, self.phase.as_deref(), cores);
+        held.map(Some).with_context(|| path.display().to_string())
     }
 }
 
@@ -213,6 +262,7 @@ pub async fn predict(
         bytes_per_device_p50: bytes.p50 as u64,
         coordinator_cpu_milliseconds: (after.coordinator_cpu - before.coordinator_cpu).as_secs_f64()
             * 1_000.0,
+        device_cpu_milliseconds: (after.device_cpu - before.device_cpu).as_secs_f64() * 1_000.0,
     })
 }
 

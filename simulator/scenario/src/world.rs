@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use fleetkey_coordinator_core::GroupStatus;
 use fleetkey_wire::DeviceId;
 
 use crate::scenario::NetworkProfile;
@@ -98,6 +99,9 @@ pub trait World {
 
     /// The members of each cell of a group.
     async fn cells(&mut self, group: usize) -> anyhow::Result<Vec<Vec<DeviceId>>>;
+
+    /// Its groups, as the coordinator tells of them: sizes and policies, nothing secret.
+    async fn shape(&mut self) -> anyhow::Result<Vec<GroupStatus>>;
 
     /// Lets time pass.
     async fn wait(&mut self, until: Until) -> anyhow::Result<Waited>;

@@ -12,7 +12,7 @@ fn small(name: &str, devices: usize) -> Scenario {
 }
 
 fn run(scenario: &Scenario, seed: u64) -> RunReport {
-    run_in_virtual_time(scenario, seed, &mut Unwatched).unwrap()
+    run_in_virtual_time(scenario, seed, None, &mut Unwatched).unwrap()
 }
 
 fn passes(scenario: &Scenario) -> RunReport {
@@ -83,7 +83,7 @@ fn steady_year_renews_keys_week_by_week() {
 #[test]
 fn post_quantum_says_that_its_suite_is_not_there() {
     let scenario = small("post-quantum", 10);
-    let why = run_in_virtual_time(&scenario, 1, &mut Unwatched).unwrap_err();
+    let why = run_in_virtual_time(&scenario, 1, None, &mut Unwatched).unwrap_err();
     assert!(why.is::<SuiteNotSupported>(), "{why}");
     assert!(why.to_string().contains("mlkem768x25519"), "{why}");
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::AddAssign;
+use std::path::PathBuf;
 
 use fleetkey_policy::PolicyUpdate;
 use fleetkey_swarm::Traffic;
@@ -186,6 +187,38 @@ pub enum DevicesAnswer {
     Seen(Box<Seen>),
     /// Those who are answered.
     Answered(Vec<DeviceId>),
+}
+
+/// The only words to a coordinator by itself.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CoordinatorBegin {
+    /// Its database.
+    pub database: PathBuf,
+    /// The key that its secrets are sealed under.
+    pub master_key: [u8; 32],
+    /// Its fleet.
+    pub fleet: FleetId,
+    /// Its identity key.
+    pub seed: [u8; 32],
+    /// Its certificate's generation.
+    pub generation: u32,
+    /// Its chain, DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+}
+
+/// What it answers.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CoordinatorStarted {
+    /// From opening the database until it can decide.
+    pub elapsed_microseconds: u64,
+    /// Processor time of that, all threads.
+    pub cpu_microseconds: u64,
+    /// Memory in use before.
+    pub empty_bytes: u64,
+    /// Memory in use after.
+    pub resident_bytes: u64,
+    /// The most on the way.
+    pub peak_resident_bytes: u64,
 }
 
 /// Says one thing.

@@ -14,7 +14,7 @@ use fleetkey_wire::{
 };
 use rand_core::CryptoRngCore;
 
-use super::{Cell, Devices, Group, InFlight, Key, PendingWelcome, resend};
+use super::{Along, Cell, Devices, Group, InFlight, Key, PendingWelcome, resend};
 use crate::context::Context;
 use crate::effects::{Access, Event};
 use crate::records::{CommitRecord, KeyRecord, MemberRecord, Place, WelcomeRecord};
@@ -386,9 +386,10 @@ impl Group {
     pub(super) fn take_off(&mut self, context: &mut Context, devices: &Devices, reason: Reason, now: Now) {
         let mut awaited = 0;
         let psk = self.record.psk;
+        let mut along = Along::new(devices, self.members.len());
         for (device, member) in &mut self.members {
             // Who lacks the pre-shared key may be stuck in a former epoch: nobody waits for it.
-            let is_online = devices.get(device).is_some_and(|device| {
+            let is_online = along.find(device).is_some_and(|device| {
                 device.is_online(context, now) && psk.is_none_or(|psk| device.psks.contains(&psk))
             });
             member.is_awaited = is_online && member.cell().is_some();

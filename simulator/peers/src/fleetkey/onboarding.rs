@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 
 use fleetkey_agent_core::AgentConfig;
-use fleetkey_coordinator_core::{Access, Timing};
+use fleetkey_coordinator_core::{Access, Store, Timing};
 use fleetkey_identity::IdentityKey;
 use fleetkey_wire::{CellId, DeviceId, GroupId, Topic};
 use rand_core::OsRng;
 use rayon::prelude::*;
 
 use super::Cells;
-use super::coordinator::{Decided, Host};
+use super::coordinator::{Decided, Host, Steps};
 use super::device::Device;
 use crate::budget::Budget;
 use crate::scheme::{Stopped, failed};
@@ -28,6 +28,9 @@ const WINDOW_MILLISECONDS: u64 = 1_100;
 /// After this long without a word a device is offline, under [`hasty`].
 const SILENCE_MILLISECONDS: u64 = 3_000;
 
+/// After so many devices the coordinator is started anew: Welcomes that nobody answers are forgotten then.
+const RESTART_AFTER: usize = 64 * 1_024;
+
 /// Waits for nobody.
 fn hasty() -> Timing {
     Timing {
@@ -39,13 +42,19 @@ fn hasty() -> Timing {
     }
 }
 
-/// A fleet of so many devices in one group.
-pub(super) fn onboard(devices: usize, budget: &Budget) -> Result<Cells, Stopped> {
-    let mut host = Host::new(hasty())?;
+/// A fleet of so many devices in one group. `told` hears how many there are by and by.
+pub(crate) fn onboard(
+    devices: usize,
+    store: Box<dyn Store + Send>,
+    budget: &Budget,
+    told: &mut dyn FnMut(usize),
+) -> Result<Cells, Stopped> {
+    let mut host = Host::new(hasty(), store)?;
     let group = host.create_group()?;
     let last = devices.min(BATCH);
-    let mut added = 0;
+    let (mut added, mut restarted) = (0, 0);
     while added < devices - last {
+        told(added);
         budget.check(|| format!("onboarding, {added} of {devices}"))?;
         // A batch that is not full comes first, so that the last has cells of its own.
         let batch = match (devices - last - added) % BATCH {
@@ -57,15 +66,22 @@ pub(super) fn onboard(devices: usize, budget: &Budget) -> Result<Cells, Stopped>
         host.wait(WINDOW_MILLISECONDS)?;
         host.wait(SILENCE_MILLISECONDS)?;
         added += batch;
+        if added - restarted >= RESTART_AFTER {
+            restarted = added;
+            host = host.restart(hasty())?.0;
+        }
     }
+    told(added);
     let (mut host, access) = host.restart(Timing::default())?;
     let mut sizes = BTreeMap::new();
-    learn(&mut sizes, access);
+    learn(&mut sizes, &access);
     let (agents, asked) = greet(&mut host, group, last)?;
     let agents = exchange(&mut host, agents, asked)?;
     let decided = host.wait(WINDOW_MILLISECONDS)?;
     budget.check(|| "letting the last batch in".to_owned())?;
-    live(host, group, sizes, agents, decided)
+    let cells = live(host, group, sizes, agents, decided)?;
+    told(devices);
+    Ok(cells)
 }
 
 type Agents = BTreeMap<DeviceId, Device>;
@@ -76,9 +92,9 @@ fn greet(host: &mut Host, group: GroupId, count: usize) -> Result<(Agents, Decid
         .into_par_iter()
         .map(|_| (DeviceId::random(&mut OsRng), IdentityKey::generate(&mut OsRng)))
         .collect();
-    for (device, identity) in &identities {
-        host.enroll(*device, identity.public_key())?;
-    }
+    let enrolled: Vec<_> =
+        identities.iter().map(|(device, identity)| (*device, identity.public_key())).collect();
+    host.enroll(&enrolled)?;
     let (fleet, now) = (host.fleet(), host.now());
     let (roots, coordinator_chain) = (host.roots(), host.chain());
     let started: Result<Vec<Device>, Stopped> = identities
@@ -92,8 +108,7 @@ fn greet(host: &mut Host, group: GroupId, count: usize) -> Result<(Agents, Decid
     let ups: Vec<_> = agents.values_mut().flat_map(Device::take_said).collect();
     let mut asked = host.hear(&ups)?;
     let ids: Vec<DeviceId> = agents.keys().copied().collect();
-    host.add(group, &ids)?;
-    asked.messages.extend(host.hear(&[])?.messages);
+    asked.messages.extend(host.add(group, &ids)?.messages);
     Ok((agents, asked))
 }
 
@@ -137,7 +152,7 @@ fn live(
             of_cell.insert(*cell, here.copied().collect());
         }
     }
-    learn(&mut sizes, decided.access);
+    learn(&mut sizes, &decided.access);
     // A cell whose every device is in this batch, the fullest.
     let whole = of_cell.iter().filter(|(cell, here)| sizes.get(cell) == Some(&here.len()));
     let (cell, inside) = whole
@@ -149,7 +164,7 @@ fn live(
     let chosen: Vec<DeviceId> = inside.iter().copied().chain(outside.take(LIVING_OUTSIDE)).collect();
     let living: Agents = chosen.iter().filter_map(|id| Some((*id, agents.remove(id)?))).collect();
     drop(agents);
-    let mut living = exchange(&mut host, living, Decided { access: Vec::new(), messages: decided.messages })?;
+    let mut living = exchange(&mut host, living, Decided { access: Vec::new(), ..decided })?;
     let now = host.now();
     let thief = inside.first().and_then(|id| living.remove(id));
     let thief = thief.ok_or_else(|| failed("letting the last batch in")("the cell is empty"))?;
@@ -168,20 +183,22 @@ fn live(
         living,
         thief,
         published: Vec::new(),
+        access: Vec::new(),
+        steps: Steps::default(),
         turns: 0,
         confirmation_cpu_seconds: None,
     })
 }
 
 /// Keeps account of how many devices are in each cell.
-pub(super) fn learn(sizes: &mut BTreeMap<CellId, usize>, access: Vec<Access>) {
+pub(super) fn learn(sizes: &mut BTreeMap<CellId, usize>, access: &[Access]) {
     for access in access {
         match access {
             Access::CellMembers { cell, members } => {
-                sizes.insert(cell, members.len());
+                sizes.insert(*cell, members.len());
             }
             Access::CellGone { cell } => {
-                sizes.remove(&cell);
+                sizes.remove(cell);
             }
             Access::Revoked { .. } => {}
         }

@@ -12,6 +12,7 @@ use fleetkey_coordinator_core::{Access, Coordinator, Event, MemoryStore, Setup, 
 use fleetkey_wire::{DeviceId, GroupId, KeyEpoch, Millis, Now, Topic};
 use rand_core::CryptoRngCore;
 
+use super::crew::Crew;
 use super::device::{Happening, START_UNIX_SECONDS};
 use super::network::Legs;
 use crate::dice::Dice;
@@ -35,6 +36,7 @@ pub(super) struct Link {
 /// The coordinator, and who listens.
 #[derive(Debug)]
 pub(super) struct Host {
+    crew: Arc<Crew>,
     writer: Writer<MemoryStore>,
     dice: Dice,
     pub(super) links: Vec<Link>,
@@ -46,7 +48,10 @@ pub(super) struct Host {
     connected_at: u64,
     /// Nothing is decided before this any more: time goes on.
     clock: u64,
+    /// Processor time of deciding and storing.
     pub(super) busy: Duration,
+    /// The same since it was settled last, by the clock.
+    elapsed: Duration,
     pub(super) refused: u64,
     /// Those who were revoked since this was looked at last.
     pub(super) revoked: Vec<u32>,
@@ -63,13 +68,14 @@ fn now(at: u64) -> Now {
 }
 
 impl Host {
-    pub(super) fn start(setup: Setup, groups: usize, seed: u64) -> anyhow::Result<Self> {
+    pub(super) fn start(setup: Setup, groups: usize, seed: u64, crew: Arc<Crew>) -> anyhow::Result<Self> {
         let mut store = MemoryStore::default();
         store.commit(&Coordinator::initial_rows(START_UNIX_SECONDS))?;
         let mut dice = Dice::of(seed, "coordinator", 0);
         let (mut writer, _) = Writer::open(setup, store, now(0), dice.rng(), &mut |_, _| {})?;
         writer.set_connected(true);
         Ok(Self {
+            crew,
             writer,
             dice,
             links: Vec::new(),
@@ -81,6 +87,7 @@ impl Host {
             connected_at: 0,
             clock: 0,
             busy: Duration::ZERO,
+            elapsed: Duration::ZERO,
             refused: 0,
             revoked: Vec::new(),
             deliveries: Vec::new(),
@@ -100,18 +107,27 @@ impl Host {
     }
 
     /// Decides on a command, stores it, and says what follows.
-    pub(super) fn command<T, E: std::error::Error + Send + Sync + 'static>(
+    pub(super) fn command<T: Send, E: std::error::Error + Send + Sync + 'static>(
         &mut self,
         at: u64,
         legs: &Legs,
-        decide: impl FnOnce(&mut Coordinator, Now, &mut dyn CryptoRngCore) -> Result<T, E>,
+        decide: impl FnOnce(&mut Coordinator, Now, &mut dyn CryptoRngCore) -> Result<T, E> + Send,
     ) -> anyhow::Result<T> {
-        let began = Instant::now();
-        let coordinator = self.writer.coordinator().ok_or_else(store_failed)?;
-        let done = decide(coordinator, now(at), self.dice.rng())?;
-        self.conclude(at, legs)?;
-        self.busy += began.elapsed();
-        Ok(done)
+        let crew = Arc::clone(&self.crew);
+        let (done, share) = crew.drive(|| {
+            let began = Instant::now();
+            let coordinator = self.writer.coordinator().ok_or_else(store_failed)?;
+            let done = decide(coordinator, now(at), self.dice.rng())?;
+            self.conclude(began, at, legs)?;
+            Ok(done)
+        });
+        self.settle(share);
+        done
+    }
+
+    /// Of the time by the clock, so large a share was processor time.
+    pub(super) fn settle(&mut self, share: f64) {
+        self.busy += std::mem::take(&mut self.elapsed).mul_f64(share);
     }
 
     /// Looks at the coordinator.
@@ -160,13 +176,14 @@ impl Host {
             if coordinator.poll_timeout().is_some_and(|due| due <= now(at).mono) {
                 coordinator.handle_timeout(now(at), self.dice.rng());
             }
-            self.conclude(at, legs)?;
-            self.busy += began.elapsed();
+            self.conclude(began, at, legs)?;
         }
     }
 
-    fn conclude(&mut self, at: u64, legs: &Legs) -> anyhow::Result<()> {
+    /// Stores what was decided since `began`, and sends it: only what is the coordinator's own counts.
+    fn conclude(&mut self, began: Instant, at: u64, legs: &Legs) -> anyhow::Result<()> {
         let concluded = self.writer.conclude(now(at), &mut |_, _| {})?;
+        self.elapsed += began.elapsed();
         self.hear(at, concluded);
         if at < self.connected_at {
             return Ok(());
@@ -234,7 +251,7 @@ impl Host {
             match change {
                 Access::Revoked { device } => {
                     revoked.insert(device);
-                    self.ledger.gone(device);
+                    self.ledger.gone(device, time);
                     if let Some(runner) = self.runners.get(&device) {
                         self.revoked.push(*runner);
                     }

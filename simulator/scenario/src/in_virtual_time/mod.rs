@@ -6,17 +6,20 @@
 //!
 //! Deliberately absent: faults (`simulator/chaos` has them), sockets, databases, the time that computing takes.
 
+mod crew;
 mod device;
 mod fleet;
 mod host;
 mod network;
 mod queue;
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use fleetkey_coordinator_core::GroupStatus;
 use fleetkey_wire::DeviceId;
-use rayon::prelude::*;
 
+use self::crew::Crew;
 use self::device::{Bundle, Deed, Device, Happening, Window};
 pub use self::fleet::policy;
 use self::host::{Host, since_began};
@@ -24,9 +27,6 @@ use self::network::Legs;
 use self::queue::Queue;
 use crate::scenario::{NetworkProfile, Scenario, Sleep};
 use crate::world::{Looked, Until, Waited, World};
-
-/// Fewer devices than this are not worth a second thread.
-const WORTH_A_THREAD: usize = 4;
 
 /// Something that is to happen.
 #[derive(Debug)]
@@ -41,7 +41,6 @@ struct Slot {
     device: Device,
     inbox: Vec<(u64, Happening)>,
     done: anyhow::Result<Vec<Deed>>,
-    busy: Duration,
 }
 
 /// A fleet in virtual time.
@@ -52,11 +51,14 @@ pub struct VirtualWorld {
     queue: Queue<Due>,
     bundle: Bundle,
     host: Host,
+    crew: Arc<Crew>,
     slots: Vec<Option<Box<Slot>>>,
     sleeps: Vec<Option<Sleep>>,
     legs: Legs,
     broker_back_at: u64,
     device_busy: Duration,
+    /// The same since it was settled last, on the thread that drives, by the clock.
+    device_elapsed: Duration,
     active: Vec<u32>,
     said: Vec<(u64, u32, Vec<u8>)>,
 }
@@ -70,7 +72,8 @@ impl VirtualWorld {
         scenario.check_supported()?;
         let (bundle, setup) = fleet::found(scenario, seed)?;
         let legs = Legs::new(&scenario.network);
-        let mut host = Host::start(setup, scenario.groups.len(), seed)?;
+        let crew = Arc::new(Crew::new()?);
+        let mut host = Host::start(setup, scenario.groups.len(), seed, Arc::clone(&crew))?;
         for group in &scenario.groups {
             let policy = fleet::policy(group)?;
             let id = host.command(0, &legs, |coordinator, now, rng| {
@@ -84,11 +87,13 @@ impl VirtualWorld {
             queue: Queue::default(),
             bundle,
             host,
+            crew,
             slots: Vec::new(),
             sleeps: scenario.classes.iter().map(|class| class.sleep).collect(),
             legs,
             broker_back_at: 0,
             device_busy: Duration::ZERO,
+            device_elapsed: Duration::ZERO,
             active: Vec::new(),
             said: Vec::new(),
         })
@@ -135,17 +140,13 @@ impl VirtualWorld {
         let window =
             Window { end, legs: &self.legs, broker_back_at: self.broker_back_at, bundle: &self.bundle };
         let (host, said) = (&mut self.host, &self.said);
-        let decided = if slots.len() < WORTH_A_THREAD {
-            slots.iter_mut().for_each(|slot| slot.live(window));
-            host.live(said, end, window.legs)
-        } else {
-            let devices = || slots.par_iter_mut().with_min_len(2).for_each(|slot| slot.live(window));
-            rayon::join(|| host.live(said, end, window.legs), devices).0
-        };
-        decided?;
+        let decide = || host.live(said, end, window.legs);
+        let shared = self.crew.share(&mut slots, decide, |slot| slot.live(window));
+        self.device_elapsed += shared.own_elapsed;
+        self.device_busy += shared.helped_cpu;
+        shared.done?;
         for (runner, mut slot) in std::mem::take(&mut self.active).into_iter().zip(slots) {
             let deeds = std::mem::replace(&mut slot.done, Ok(Vec::new()))?;
-            self.device_busy += std::mem::take(&mut slot.busy);
             self.host.links[runner as usize].session = slot.device.session;
             self.slots[runner as usize] = Some(slot);
             deeds.into_iter().for_each(|deed| self.perform(runner, deed, end));
@@ -189,9 +190,7 @@ impl VirtualWorld {
 
 impl Slot {
     fn live(&mut self, window: Window<'_>) {
-        let began = Instant::now();
         self.done = self.device.live(&mut self.inbox, window);
-        self.busy += began.elapsed();
     }
 }
 
@@ -203,24 +202,26 @@ impl World for VirtualWorld {
     async fn enrol(&mut self, classes: &[usize]) -> anyhow::Result<Vec<DeviceId>> {
         let first = self.slots.len() as u64;
         let (seed, sleeps) = (self.seed, &self.sleeps);
-        let made: Vec<Device> = classes
-            .par_iter()
-            .enumerate()
-            .map(|(number, class)| Device::new(seed, first + number as u64, sleeps[*class]))
-            .collect();
-        let mut ids = Vec::with_capacity(made.len());
+        let mut made: Vec<(u64, usize, Option<Device>)> =
+            (first..).zip(classes).map(|(number, class)| (number, *class, None)).collect();
+        self.crew.share(
+            &mut made,
+            || (),
+            |(number, class, device)| *device = Some(Device::new(seed, *number, sleeps[*class])),
+        );
+        let made: Vec<Device> = made.into_iter().filter_map(|(_, _, device)| device).collect();
+        self.host.command(self.time, &self.legs, |coordinator, now, _| {
+            (first..).zip(&made).try_for_each(|(number, device)| {
+                coordinator.enroll_device(device.id, &format!("device-{number}"), device.public_key(), now)
+            })
+        })?;
+        let ids = made.iter().map(|device| device.id).collect();
         for device in made {
             let runner = self.slots.len() as u32;
-            let (id, key) = (device.id, device.public_key());
-            let name = format!("device-{runner}");
-            self.host.command(self.time, &self.legs, |coordinator, now, _| {
-                coordinator.enroll_device(id, &name, key, now)
-            })?;
-            self.host.add_link(id, seed);
-            let slot = Slot { device, inbox: Vec::new(), done: Ok(Vec::new()), busy: Duration::ZERO };
+            self.host.add_link(device.id, seed);
+            let slot = Slot { device, inbox: Vec::new(), done: Ok(Vec::new()) };
             self.slots.push(Some(Box::new(slot)));
             self.queue.push(self.time, Due::ToDevice(runner, Happening::PowerOn));
-            ids.push(id);
         }
         Ok(ids)
     }
@@ -247,6 +248,8 @@ impl World for VirtualWorld {
         let id = self.host.groups[group];
         self.host
             .command(self.time, &self.legs, |coordinator, now, rng| coordinator.evict(id, ids, now, rng))?;
+        let now = since_began(self.time);
+        ids.iter().for_each(|id| self.host.ledger.left(group, *id, now));
         self.pass_on();
         Ok(())
     }
@@ -310,12 +313,20 @@ impl World for VirtualWorld {
         })
     }
 
+    async fn shape(&mut self) -> anyhow::Result<Vec<GroupStatus>> {
+        self.host.look(self.time, |coordinator, now| coordinator.group_statuses(now))
+    }
+
     async fn wait(&mut self, until: Until) -> anyhow::Result<Waited> {
         let (end, stops_when_current) = match until {
             Until::Time(end) => (end, false),
             Until::Current { deadline } => (deadline, true),
         };
-        self.run_until(end.as_millis() as u64, stops_when_current)?;
+        let crew = Arc::clone(&self.crew);
+        let (run, share) = crew.drive(|| self.run_until(end.as_millis() as u64, stops_when_current));
+        run?;
+        self.device_busy += std::mem::take(&mut self.device_elapsed).mul_f64(share);
+        self.host.settle(share);
         Ok(self.host.ledger.take())
     }
 

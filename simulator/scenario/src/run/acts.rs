@@ -11,7 +11,7 @@ use crate::world::World;
 
 /// Spreads numbered devices evenly over classes and groups, however many there are: multiples of these, less their whole part.
 const GOLDEN: f64 = 0.618_033_988_749_895;
-const SILVER: f64 = 0.414_213_562_373_095;
+pub(super) const SILVER: f64 = 0.414_213_562_373_095;
 
 /// What comes next in churn.
 #[derive(Debug, Clone, Copy)]
@@ -103,24 +103,22 @@ impl<W: World> Walk<'_, W> {
     }
 
     async fn bring_in(&mut self, count: usize, due: Duration) -> anyhow::Result<()> {
-        let numbers: Vec<usize> = (self.enrolled..self.enrolled + count).collect();
-        let classes: Vec<usize> = numbers.iter().map(|number| self.class_of(*number)).collect();
+        let numbers = self.enrolled..self.enrolled + count;
+        let classes: Vec<usize> = numbers.clone().map(|number| self.class_of(number)).collect();
         let ids = self.world.enrol(&classes).await?;
         self.enrolled += count;
+        let known: Vec<Known> = (ids.into_iter().zip(classes).zip(numbers))
+            .map(|((id, class), number)| Known { id, class, number })
+            .collect();
         for group in 0..self.scenario.groups.len() {
             let share = self.scenario.groups[group].share;
-            let members: Vec<DeviceId> = ids
-                .iter()
-                .zip(&numbers)
-                .filter(|(_, number)| (**number as f64 * SILVER + group as f64 * 0.37).fract() < share)
-                .map(|(id, _)| *id)
-                .collect();
+            let members = known.iter().filter(|known| known.belongs_in(group, share));
+            let members: Vec<DeviceId> = members.map(|known| known.id).collect();
             if !members.is_empty() {
                 self.world.bring_in(group, &members, due).await?;
             }
         }
-        let known = ids.into_iter().zip(classes).zip(numbers);
-        self.in_use.extend(known.map(|((id, class), number)| Known { id, class, number }));
+        self.in_use.extend(known);
         Ok(())
     }
 
@@ -201,14 +199,14 @@ impl<W: World> Walk<'_, W> {
             Move::Leave | Move::Revoke if self.in_use.len() < 2 => Ok(()),
             Move::Leave => {
                 let at = self.dice.below(self.in_use.len() as u64) as usize;
-                let Known { id, .. } = self.in_use.remove(at);
-                for group in 0..self.scenario.groups.len() {
-                    if self.world.cells(group).await?.iter().any(|cell| cell.contains(&id)) {
-                        self.world.evict(group, &[id]).await?;
+                let known = self.in_use.remove(at);
+                for (group, of) in self.scenario.groups.iter().enumerate() {
+                    if known.belongs_in(group, of.share) {
+                        self.world.evict(group, &[known.id]).await?;
                     }
                 }
                 // Out of use: somebody takes it down.
-                self.world.power(&[id], false).await
+                self.world.power(&[known.id], false).await
             }
             Move::Revoke => {
                 let at = self.dice.below(self.in_use.len() as u64) as usize;

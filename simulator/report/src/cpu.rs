@@ -1,4 +1,4 @@
-//! CPU time, on one thread: what a piece of work costs, whoever else uses the machine.
+//! CPU time of a thread: what a piece of work costs, whoever else uses the machine.
 //!
 //! The MLS libraries spread their work with rayon. What is measured runs in a pool of one thread, so that nothing of it
 //! happens elsewhere and idle workers count for nobody.
@@ -12,20 +12,21 @@ use rustix::time::{ClockId, clock_gettime};
 static ALONE: OnceLock<ThreadPool> = OnceLock::new();
 
 /// Does `work` on one thread, and says how much CPU time that took.
-pub(crate) fn timed<T: Send>(work: impl FnOnce() -> T + Send) -> (Duration, T) {
+pub fn timed<T: Send>(work: impl FnOnce() -> T + Send) -> (Duration, T) {
     let pool = ALONE.get_or_init(|| {
         let name = |_| "measured".to_owned();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).thread_name(name).build();
         pool.expect("a thread can be started")
     });
     pool.install(|| {
-        let before = of_this_thread();
+        let before = cpu_of_this_thread();
         let done = work();
-        (of_this_thread().saturating_sub(before), done)
+        (cpu_of_this_thread().saturating_sub(before), done)
     })
 }
 
-fn of_this_thread() -> Duration {
+/// What the calling thread has cost so far.
+pub fn cpu_of_this_thread() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
