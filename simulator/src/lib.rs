@@ -10,6 +10,7 @@ pub mod device_cost;
 pub mod field;
 pub mod fleet;
 pub mod following;
+pub mod onboarding;
 pub mod outside;
 pub mod parts;
 pub mod plain_sockets;

@@ -19,8 +19,8 @@ mod process;
 mod usage;
 
 pub use orders::{
-    BrokerAnswer, BrokerBegin, BrokerOrder, DevicesAnswer, DevicesBegin, DevicesOrder, Made, Papers, Seen,
-    Which,
+    BrokerAnswer, BrokerBegin, BrokerOrder, BrokerSeen, DevicesAnswer, DevicesBegin, DevicesOrder, Made,
+    Papers, Seen, Which,
 };
 pub(crate) use orders::{hear, say};
 pub use process::{Part, PartFailed};
