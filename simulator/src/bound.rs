@@ -18,16 +18,22 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::device_cost::{self, DeviceCost};
 use crate::field::{Field, FieldBroker, FieldOptions, Spent};
 use crate::median::median;
+use crate::onboarding::Onboarding;
 use crate::plain_sockets;
 use crate::prober::Prober;
 use crate::progress::Progress;
 use fleetkey_report::{Distribution, Times};
 
+/// Nothing has happened for so long: it is time to look.
+const QUIET: Duration = Duration::from_millis(50);
+
 /// What is measured.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Devices, each with its own connection.
+    /// Devices.
     pub devices: usize,
+    /// Devices on one connection; 1: each has its own.
+    pub devices_per_connection: usize,
     /// The broker.
     pub broker: FieldBroker,
     /// Revocations of one device, and bare rounds.
@@ -60,6 +66,10 @@ pub struct Bound {
     pub version: u32,
     /// Devices.
     pub devices: usize,
+    /// Connections that they share.
+    pub connections: usize,
+    /// Edges of the broker.
+    pub edges: usize,
     /// Cells.
     pub cells: usize,
     /// The broker.
@@ -70,8 +80,8 @@ pub struct Bound {
     pub message_bytes: usize,
     /// Payload bytes of a reply.
     pub reply_bytes: usize,
-    /// Time to onboard the fleet, in seconds: from the command to the last confirmation.
-    pub onboard_seconds: f64,
+    /// How the fleet came in.
+    pub onboarding: Onboarding,
     /// Each revocation.
     pub rekeys: Vec<Rekey>,
     /// Messages and replies through the same broker and connections, in milliseconds, each round.
@@ -115,8 +125,18 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{} devices in {} cells, each with its own connection, through {}; {} processors; onboarded in {:.1} s\n",
-            self.devices, self.cells, self.broker, self.processors, self.onboard_seconds
+            "\n{} devices in {} cells, {}, through {}{}; {} processors\n\n{}\n",
+            self.devices,
+            self.cells,
+            if self.connections == self.devices {
+                "each with its own connection".to_owned()
+            } else {
+                format!("on {} connections", self.connections)
+            },
+            self.broker,
+            if self.edges == 0 { String::new() } else { format!(" and {} edges of it", self.edges) },
+            self.processors,
+            self.onboarding,
         )?;
         writeln!(
             f,
@@ -188,20 +208,17 @@ impl fmt::Display for Bound {
 /// When something does not start, or does not come to its end.
 pub async fn run(options: &Options) -> anyhow::Result<Bound> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let timing = Timing { hello_interval_seconds: 3_600, ..Timing::default() };
     let field_options = FieldOptions {
-        broker: options.broker.clone(),
-        devices: options.devices,
-        timing: Timing { hello_interval_seconds: 3_600, ..Timing::default() },
-        threads: processors,
-        max_connecting: 256,
+        devices_per_connection: options.devices_per_connection,
+        ..FieldOptions::new(options.broker.clone(), options.devices, timing)
     };
+    let connections = field_options.connections();
     let mut field = Field::start(field_options).await?;
     let policy =
         Policy { rotation_interval_seconds: 0, cell_capacity: options.cell_capacity, ..Policy::default() };
     let group = field.create_group(policy).await?;
-    let ids = field.add_devices(options.devices).await?;
-    field.wait_until_answered(0).await?;
-    let onboard_seconds = onboard(&field, group, ids.clone()).await?.as_secs_f64();
+    let (ids, onboarding) = Onboarding::of(&mut field, group, options.devices).await?;
 
     let (mut rekeys, mut costs) = (Vec::new(), Vec::new());
     let mut remaining: BTreeSet<DeviceId> = ids.into_iter().collect();
@@ -216,7 +233,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Bound> {
     let sizes = field.coordinator().stats().await?;
     let message_bytes = usize::try_from(sizes.cell_statements.max_bytes)?;
     let cells = cells_of(&field, group).await?;
-    let fleet = field.id();
+    let (fleet, edges) = (field.id(), field.edges());
 
     field.end_coordinator().await;
     let device = DeviceCost::median(&costs);
@@ -244,18 +261,19 @@ pub async fn run(options: &Options) -> anyhow::Result<Bound> {
     field.shutdown().await;
 
     let progress = Progress::start("plain sockets", rounds);
-    let plain_milliseconds =
-        plain_sockets::rounds(options.devices, message_bytes, reply_bytes, rounds).await?;
+    let plain_milliseconds = plain_sockets::rounds(connections, message_bytes, reply_bytes, rounds).await?;
     progress.finish(rounds);
     Ok(Bound {
-        version: 1,
+        version: 2,
         devices: options.devices,
+        connections,
+        edges,
         cells: cells.len(),
         broker: describe(&options.broker),
         processors,
         message_bytes,
         reply_bytes,
-        onboard_seconds,
+        onboarding,
         rekeys,
         bare_milliseconds,
         bare_cpu_milliseconds,
@@ -270,38 +288,13 @@ fn milliseconds(time: Duration) -> f64 {
 
 pub(crate) fn describe(broker: &FieldBroker) -> String {
     match broker {
-        FieldBroker::Embedded { tls, router } => format!(
+        FieldBroker::Embedded { tls, router, .. } => format!(
             "the embedded broker, {}, {}",
             if *tls { "TLS" } else { "plain TCP" },
             if *router { "rumqttd's router" } else { "exact map" }
         ),
         FieldBroker::Plain(url) => format!("{url}, plain TCP"),
     }
-}
-
-/// Brings everybody in: from the command to the last confirmation.
-async fn onboard(field: &Field, group: GroupId, ids: Vec<DeviceId>) -> anyhow::Result<Duration> {
-    let count = ids.len();
-    let progress = Progress::start(format!("onboard {count}"), count);
-    let started = Instant::now();
-    field.coordinator().add_members(group, ids).await.context("add the devices")?;
-    let patience = Duration::from_secs(60) + Duration::from_millis(40) * u32::try_from(count)?;
-    loop {
-        let status = field.coordinator().group_status(group).await?;
-        let current = status.members.saturating_sub(status.stragglers);
-        progress.set(current);
-        if status.members == count && status.stragglers == 0 && status.wanted == 0 {
-            break;
-        }
-        anyhow::ensure!(
-            started.elapsed() < patience,
-            "{current} of {count} devices came in within {} s",
-            patience.as_secs()
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    progress.finish(count);
-    Ok(started.elapsed())
 }
 
 async fn revoke(field: &mut Field, group: GroupId, victim: DeviceId, others: usize) -> anyhow::Result<Rekey> {
@@ -315,21 +308,23 @@ async fn revoke(field: &mut Field, group: GroupId, victim: DeviceId, others: usi
         async move { coordinator.revoke(vec![victim], "measured").await }
     });
     let patience = Duration::from_secs(60) + Duration::from_millis(10) * u32::try_from(others)?;
-    let mut confirmed = 0;
+    let (mut confirmed, mut missed) = (0, 0);
     while confirmed < others {
-        let event = tokio::time::timeout_at((started + patience).into(), events.recv())
-            .await
-            .ok()
-            .with_context(|| format!("{confirmed} of {others} devices have confirmed"))?;
-        match event {
-            Ok(Event::Confirmed { group: of, is_current: true, .. }) if of == group => {
+        // When this process gets too little of the processors, the oldest events are dropped, and never the newest: the last
+        // confirmation is seen, but it takes a look at the group to know that it was the last.
+        let pause = if missed > 0 { QUIET } else { patience };
+        match tokio::time::timeout(pause, events.recv()).await {
+            Ok(Ok(Event::Confirmed { group: of, is_current: true, .. })) if of == group => {
                 confirmed += 1;
                 times.record(started.elapsed());
             }
-            Ok(_) => {}
-            Err(RecvError::Lagged(missed)) => anyhow::bail!("{missed} events of the coordinator were missed"),
-            Err(RecvError::Closed) => anyhow::bail!("the coordinator has ended"),
+            Ok(Ok(_)) => {}
+            Ok(Err(RecvError::Lagged(more))) => missed += more,
+            Ok(Err(RecvError::Closed)) => anyhow::bail!("the coordinator has ended"),
+            Err(_) if missed > 0 && field.coordinator().group_status(group).await?.stragglers == 0 => break,
+            Err(_) => {}
         }
+        anyhow::ensure!(started.elapsed() < patience, "{confirmed} of {others} devices have confirmed");
     }
     progress.finish(confirmed);
     revoking.await?.context("revoke")?;

@@ -1,15 +1,16 @@
-//! A fleet in several processes: the real coordinator here, on a real database; the broker and the devices in processes of
-//! their own.
+//! A fleet in several processes: the real coordinator here, on a real database; brokers and devices in processes of their own.
 //!
-//! Leaves to others what is done with it, and what is measured.
+//! One process may open so many files, and no more. Where there are more connections than that, a central broker has edges, each
+//! with a process of devices. Leaves to `field/brokers` who tells brokers of the policy, and to others what is done with a
+//! field, and what is measured.
+
+mod brokers;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use fleetkey_coordinator::{
-    Fleet as Identities, PolicyFeed, PolicyStream, Service, ServiceHandle, unix_seconds,
-};
+use fleetkey_coordinator::{Fleet as Identities, PolicyFeed, Service, ServiceHandle, unix_seconds};
 use fleetkey_coordinator_core::{Policy, Timing};
 use fleetkey_identity::{Role, Validity, chain_to_pem, tls};
 use fleetkey_mqtt::BrokerUrl;
@@ -17,15 +18,11 @@ use fleetkey_swarm::{Route, Tls};
 use fleetkey_wire::{DeviceId, FleetId, GroupId};
 use rand_core::OsRng;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
-use crate::fleet::{start_coordinator, until};
-use crate::parts::{
-    BrokerAnswer, BrokerBegin, BrokerOrder, DevicesAnswer, DevicesBegin, DevicesOrder, Made, Papers, Part,
-    Seen, Usage, Which,
-};
+use crate::fleet::start_coordinator;
+use crate::parts::{DevicesAnswer, DevicesBegin, DevicesOrder, Made, Part, Seen, Usage, Which};
 use crate::progress::Progress;
+use brokers::{BrokerPart, Place};
 
 /// What the broker's certificate is for.
 const BROKER_NAME: &str = "localhost";
@@ -45,6 +42,8 @@ pub enum FieldBroker {
         tls: bool,
         /// Whether rumqttd's router carries cell messages, instead of the map.
         router: bool,
+        /// How many edges it has, each in a process of its own; `None`: as many as the limit on open files asks for.
+        edges: Option<usize>,
     },
     /// The one there, over plain TCP.
     Plain(BrokerUrl),
@@ -63,6 +62,50 @@ pub struct FieldOptions {
     pub threads: usize,
     /// Connections that are made at once on each of them.
     pub max_connecting: usize,
+    /// Devices on one connection, as a gateway has them; 1: each has its own.
+    pub devices_per_connection: usize,
+}
+
+impl FieldOptions {
+    /// So many devices at this broker, with a connection each.
+    pub fn new(broker: FieldBroker, devices: usize, timing: Timing) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { broker, devices, timing, threads, max_connecting: 256, devices_per_connection: 1 }
+    }
+
+    /// Connections of devices.
+    pub const fn connections(&self) -> usize {
+        self.devices.div_ceil(self.devices_per_connection)
+    }
+
+    /// How many edges there are, and how many devices are in one process, when one may have so many connections.
+    ///
+    /// # Errors
+    /// When these edges cannot hold them.
+    fn spread(&self, per_process: usize) -> anyhow::Result<(usize, usize)> {
+        let connections = self.connections();
+        let needed = connections.div_ceil(per_process);
+        let edges = match self.broker {
+            FieldBroker::Plain(_) => 0,
+            FieldBroker::Embedded { edges: None, .. } => {
+                if needed > 1 {
+                    needed
+                } else {
+                    0
+                }
+            }
+            FieldBroker::Embedded { edges: Some(edges), .. } => {
+                anyhow::ensure!(
+                    edges >= needed || needed <= 1,
+                    "{connections} connections take {needed} edges: one process may have {per_process}"
+                );
+                edges
+            }
+        };
+        let processes = edges.max(needed).max(1);
+        let connections_each = connections.div_ceil(processes);
+        Ok((edges, (connections_each * self.devices_per_connection).max(1)))
+    }
 }
 
 /// What the three parts have cost so far.
@@ -72,7 +115,7 @@ pub struct Spent {
     pub coordinator: Usage,
     /// Of that, the deciding thread, in microseconds.
     pub deciding_cpu_microseconds: u64,
-    /// The broker; none when it is not ours.
+    /// The broker, with its edges; none when it is not ours.
     pub broker: Option<Usage>,
     /// The devices, all processes together.
     pub devices: Usage,
@@ -91,8 +134,10 @@ pub struct Looked {
 #[derive(Debug)]
 pub struct Field {
     identities: Identities,
-    broker: Option<BrokerPart>,
+    /// The broker that the coordinator is connected to, and its edges; none when it is not ours, or has ended.
+    brokers: Vec<BrokerPart>,
     address: SocketAddr,
+    edge_addresses: Vec<SocketAddr>,
     is_tls: bool,
     service: Option<Service>,
     coordinator: ServiceHandle,
@@ -117,13 +162,18 @@ impl Field {
             .context("create the fleet's identities")?;
         let feed = PolicyFeed::new();
         let is_tls = matches!(options.broker, FieldBroker::Embedded { tls: true, .. });
-        let (broker, address) = match &options.broker {
-            FieldBroker::Embedded { router, .. } => {
-                let (broker, address) =
-                    start_broker(&identities, &options, is_tls, *router, &feed, None).await?;
-                (Some(broker), address)
+        let allowed = rlimit::increase_nofile_limit(u64::MAX).context("read the limit on open files")?;
+        let most = usize::try_from(allowed.saturating_sub(SPARE_FILES))?.max(1);
+        let (edges, per_process) = options.spread(most)?;
+        let mut brokers = Vec::new();
+        let address = match &options.broker {
+            FieldBroker::Embedded { .. } => {
+                let at = Place { address: None, above: None };
+                let (broker, address) = BrokerPart::start(&identities, &options, edges, at, &feed).await?;
+                brokers.push(broker);
+                address
             }
-            FieldBroker::Plain(url) => (None, resolve(url).await?),
+            FieldBroker::Plain(url) => resolve(url).await?,
         };
         let scheme = if is_tls { "mqtts" } else { "mqtt" };
         let host = if is_tls { BROKER_NAME.to_owned() } else { address.ip().to_string() };
@@ -131,12 +181,18 @@ impl Field {
         let (service, directory) =
             start_coordinator(&identities, url, Vec::new(), is_tls, options.timing, feed.clone()).await?;
         let coordinator = service.handle();
-        let allowed = rlimit::increase_nofile_limit(u64::MAX).context("read the limit on open files")?;
-        let per_process = usize::try_from(allowed.saturating_sub(SPARE_FILES))?.max(1);
+        let mut edge_addresses = Vec::new();
+        for _ in 0..edges {
+            let at = Place { address: None, above: Some(address) };
+            let (broker, address) = BrokerPart::start(&identities, &options, edges, at, &feed).await?;
+            brokers.push(broker);
+            edge_addresses.push(address);
+        }
         Ok(Self {
             identities,
-            broker,
+            brokers,
             address,
+            edge_addresses,
             is_tls,
             service: Some(service),
             coordinator,
@@ -168,6 +224,11 @@ impl Field {
     /// Processes that are devices.
     pub fn processes(&self) -> usize {
         self.devices.len()
+    }
+
+    /// Edges of the broker.
+    pub fn edges(&self) -> usize {
+        self.edge_addresses.len()
     }
 
     /// Enrols `count` more devices, and lets them connect.
@@ -221,59 +282,67 @@ impl Field {
         Ok(all)
     }
 
-    /// Ends the broker, with all its sessions.
+    /// Ends the broker and its edges, with all their sessions.
     ///
     /// # Errors
     /// When it is not ours.
     pub async fn end_broker(&mut self) -> anyhow::Result<()> {
-        let broker = self.broker.as_ref().context("this broker is not ours to end, or has ended")?;
-        if let BrokerAnswer::Seen { usage, .. } = broker.look().await? {
-            self.former_brokers_cpu += usage.cpu_microseconds;
-        }
-        if let Some(broker) = self.broker.take() {
-            broker.task.abort();
-            // Its process ends with the task.
-            _ = broker.task.await;
+        anyhow::ensure!(!self.brokers.is_empty(), "this broker is not ours to end, or has ended");
+        for broker in std::mem::take(&mut self.brokers) {
+            self.former_brokers_cpu += broker.look().await?.usage.cpu_microseconds;
+            broker.end().await;
         }
         Ok(())
     }
 
-    /// Starts a broker where the one was that has ended.
+    /// Starts brokers where those were that have ended.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When they do not start.
     pub async fn restart_broker(&mut self) -> anyhow::Result<()> {
-        let FieldBroker::Embedded { router, .. } = self.options.broker else {
-            anyhow::bail!("this broker is not ours to start");
-        };
-        let (identities, options, at) = (&self.identities, &self.options, Some(self.address));
-        let started = Instant::now();
-        loop {
-            match start_broker(identities, options, self.is_tls, router, &self.feed, at).await {
-                Ok((broker, _)) => {
-                    self.broker = Some(broker);
-                    return Ok(());
+        anyhow::ensure!(
+            matches!(self.options.broker, FieldBroker::Embedded { .. }),
+            "this broker is not ours to start"
+        );
+        let central = Place { address: Some(self.address), above: None };
+        let edge = |address: &SocketAddr| Place { address: Some(*address), above: Some(self.address) };
+        for place in std::iter::once(central).chain(self.edge_addresses.iter().map(edge)) {
+            let started = Instant::now();
+            let broker = loop {
+                match BrokerPart::start(&self.identities, &self.options, self.edges(), place, &self.feed)
+                    .await
+                {
+                    Ok((broker, _)) => break broker,
+                    // The one before may still be letting go of its port.
+                    Err(_) if started.elapsed() < LETS_GO => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(error) => return Err(error),
                 }
-                // The one before may still be letting go of its port.
-                Err(_) if started.elapsed() < LETS_GO => tokio::time::sleep(Duration::from_millis(20)).await,
-                Err(error) => return Err(error),
-            }
+            };
+            self.brokers.push(broker);
         }
+        Ok(())
     }
 
     async fn start_devices(&self) -> anyhow::Result<Part> {
+        let number = self.devices.len();
         // One address has some 28,000 ports; every process connects from one of its own.
         let from = (!self.is_tls && self.address.ip().is_loopback())
-            .then(|| std::net::Ipv4Addr::new(127, 0, 1, 1 + (self.devices.len() % 250) as u8));
+            .then(|| std::net::Ipv4Addr::new(127, 0, 1, 1 + (number % 250) as u8));
+        let edge = self.edge_addresses.iter().cycle().nth(number);
+        let per_connection = self.options.devices_per_connection;
         let begin = DevicesBegin {
             fleet: self.id(),
             roots: self.identities.roots().to_pem(),
             coordinator: chain_to_pem(&self.identities.coordinator.chain),
-            broker: self.address,
+            broker: edge.copied().unwrap_or(self.address),
             broker_name: self.is_tls.then(|| BROKER_NAME.to_owned()),
             from,
-            threads: self.options.threads,
+            threads: (self.options.threads / self.edges().max(1)).max(1),
             max_connecting: self.options.max_connecting,
+            per_connection,
+            relay: (self.is_tls && per_connection > 1).then(|| brokers::papers(&self.identities)),
         };
         Ok(Part::start("devices", &begin).await?)
     }
@@ -316,16 +385,20 @@ impl Field {
         let count = self.ids.len() - gone;
         let progress = Progress::start(format!("connect {count}"), count);
         let patience = Duration::from_secs(60) + Duration::from_millis(20) * u32::try_from(count)?;
-        let mut answered = 0;
-        let all = until(started + patience, async || {
-            answered = self.coordinator.query(|coordinator, now| coordinator.status(now).online).await?;
+        loop {
+            let asked = Instant::now();
+            let answered = self.coordinator.query(|coordinator, now| coordinator.status(now).online).await?;
             progress.set(answered);
-            Ok(answered >= count)
-        })
-        .await?;
-        progress.finish(answered.min(count));
-        anyhow::ensure!(all, "{answered} of {count} devices have an answer of the coordinator");
-        Ok(started.elapsed())
+            if answered >= count {
+                progress.finish(count);
+                return Ok(started.elapsed());
+            }
+            anyhow::ensure!(
+                started.elapsed() < patience,
+                "{answered} of {count} devices have an answer of the coordinator"
+            );
+            tokio::time::sleep(pause_after(asked)).await;
+        }
     }
 
     /// A group for all of them.
@@ -349,11 +422,12 @@ impl Field {
             looked.devices += *seen;
         }
         looked.spent.devices = looked.devices.usage;
-        if let Some(broker) = &self.broker
-            && let BrokerAnswer::Seen { mut usage, .. } = broker.look().await?
-        {
+        for broker in &self.brokers {
+            let usage = looked.spent.broker.get_or_insert_default();
+            *usage += broker.look().await?.usage;
+        }
+        if let Some(usage) = &mut looked.spent.broker {
             usage.cpu_microseconds += self.former_brokers_cpu;
-            looked.spent.broker = Some(usage);
         }
         looked.spent.coordinator = Usage::of_this_process();
         if self.service.is_some() {
@@ -418,6 +492,11 @@ impl Field {
     }
 }
 
+/// How long to leave the coordinator alone after a question that was asked then: it looks at every device for it.
+pub(crate) fn pause_after(asked: Instant) -> Duration {
+    (asked.elapsed() * 10).clamp(Duration::from_millis(20), Duration::from_secs(2))
+}
+
 fn done(answer: DevicesAnswer) -> anyhow::Result<()> {
     anyhow::ensure!(matches!(answer, DevicesAnswer::Done), "the devices answer something else");
     Ok(())
@@ -429,75 +508,4 @@ async fn resolve(url: &BrokerUrl) -> anyhow::Result<SocketAddr> {
         .await
         .with_context(|| format!("look up the broker at {url}"))?;
     found.find(SocketAddr::is_ipv4).with_context(|| format!("the broker at {url} has no IPv4 address"))
-}
-
-/// The broker's process, with whom the policy is told.
-#[derive(Debug)]
-struct BrokerPart {
-    looks: mpsc::Sender<oneshot::Sender<BrokerAnswer>>,
-    task: JoinHandle<()>,
-}
-
-impl BrokerPart {
-    async fn look(&self) -> anyhow::Result<BrokerAnswer> {
-        let (tell, told) = oneshot::channel();
-        self.looks.send(tell).await.ok().context("the broker has ended")?;
-        told.await.context("the broker has ended")
-    }
-}
-
-async fn start_broker(
-    identities: &Identities,
-    options: &FieldOptions,
-    is_tls: bool,
-    router: bool,
-    feed: &PolicyFeed,
-    at: Option<SocketAddr>,
-) -> anyhow::Result<(BrokerPart, SocketAddr)> {
-    let party = &identities.broker;
-    let papers = is_tls.then(|| Papers {
-        chain: chain_to_pem(&party.chain),
-        key: party.key.to_pkcs8_pem().as_str().to_owned(),
-    });
-    let begin = BrokerBegin {
-        fleet: identities.id(),
-        roots: identities.roots().to_pem(),
-        papers,
-        router,
-        max_connections: options.devices + 100,
-        address: at,
-    };
-    let mut part = Part::start("broker", &begin).await?;
-    let BrokerAnswer::Listening(address) = part.hear().await.context("start the broker")? else {
-        anyhow::bail!("the broker says something else");
-    };
-    let (looks, asked) = mpsc::channel(4);
-    let task = tokio::spawn(tell_broker(part, feed.subscribe(), asked));
-    Ok((BrokerPart { looks, task }, address))
-}
-
-/// Tells the broker of the policy as it changes, until it has ended.
-async fn tell_broker(
-    mut part: Part,
-    mut policy: PolicyStream,
-    mut asked: mpsc::Receiver<oneshot::Sender<BrokerAnswer>>,
-) {
-    loop {
-        tokio::select! {
-            biased;
-            update = policy.next() => {
-                let Some(update) = update else { return };
-                if let Err(error) = part.tell(&BrokerOrder::Policy(update)).await {
-                    return tracing::error!(%error, "the broker follows no more");
-                }
-            }
-            look = asked.recv() => {
-                let Some(look) = look else { return };
-                match part.ask(&BrokerOrder::Look).await {
-                    Ok(answer) => _ = look.send(answer),
-                    Err(error) => return tracing::error!(%error, "the broker does not answer"),
-                }
-            }
-        }
-    }
 }

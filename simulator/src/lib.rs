@@ -12,6 +12,7 @@ pub mod field;
 pub mod fleet;
 pub mod following;
 mod median;
+pub mod onboarding;
 pub mod outside;
 pub mod parts;
 pub mod plain_sockets;

@@ -64,17 +64,22 @@ enum PartName {
 
 /// How far a rekey is from what it could cost at best.
 ///
-/// Onboards a fleet through a real broker, each device with its own connection, and revokes one device several times. Then the
-/// same connections carry messages and replies of the same sizes that nobody looks at; plain sockets do the same; and what a
-/// device must compute is measured alone. The bound is the second plus the last; the ratio is the first over it.
+/// Onboards a fleet through a real broker, each device with its own connection, and revokes one device several times. Where
+/// there are more connections than one process may hold, the broker has edges that share them. Then the same connections carry
+/// messages and replies of the same sizes that nobody looks at; plain sockets do the same; and what a device must compute is
+/// measured alone. The bound is the second plus the last; the ratio is the first over it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     fleetkey-sim bound --devices 10000\n  \
+    fleetkey-sim bound --devices 100000\n  \
     mosquitto -p 1883 & fleetkey-sim bound --devices 10000 --broker mqtt://127.0.0.1:1883 --json bound.json")]
 struct BoundArguments {
-    /// Devices, each with its own connection.
+    /// Devices.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     devices: u32,
+    /// Edges of the embedded broker, each a process; without it as many as the limit on open files asks for.
+    #[arg(long, value_name = "K", conflicts_with = "broker", value_parser = clap::value_parser!(u32).range(0..=200))]
+    edges: Option<u32>,
     /// An MQTT broker to use instead of the embedded one: mqtt://HOST:PORT.
     #[arg(long, value_name = "URL", conflicts_with_all = ["tls", "fan_out"])]
     broker: Option<BrokerUrl>,
@@ -128,6 +133,9 @@ struct RunArguments {
     /// An MQTT broker to use instead of the embedded one: mqtt://HOST:PORT.
     #[arg(long, value_name = "URL", conflicts_with_all = ["tls", "fan_out", "is_virtual"])]
     broker: Option<BrokerUrl>,
+    /// Edges of the embedded broker, each a process; without it as many as the limit on open files asks for.
+    #[arg(long, value_name = "K", conflicts_with_all = ["broker", "is_virtual"], value_parser = clap::value_parser!(u32).range(0..=200))]
+    edges: Option<u32>,
     /// Speak TLS with the embedded broker, with a certificate for each device.
     #[arg(long, conflicts_with = "is_virtual")]
     tls: bool,
@@ -205,10 +213,15 @@ fn main() -> ExitCode {
 
 impl BoundArguments {
     fn run(self) -> anyhow::Result<bool> {
-        let Self { devices, broker, tls, fan_out, rounds, cell_capacity, json } = self;
-        let broker = chosen(broker, tls, fan_out);
-        let options =
-            bound::Options { devices: devices as usize, broker, rounds: rounds as usize, cell_capacity };
+        let Self { devices, edges, broker, tls, fan_out, rounds, cell_capacity, json } = self;
+        let broker = chosen(broker, tls, fan_out, edges);
+        let options = bound::Options {
+            devices: devices as usize,
+            devices_per_connection: 1,
+            broker,
+            rounds: rounds as usize,
+            cell_capacity,
+        };
         let found = to_its_end(bound::run(&options), json)?;
         write!(std::io::stdout().lock(), "{found}").context("print the figures")?;
         Ok(true)
@@ -237,7 +250,7 @@ impl CoordinatorArguments {
 
 impl RunArguments {
     fn run(self) -> anyhow::Result<bool> {
-        let Self { run, broker, tls, fan_out, rendered } = self;
+        let Self { run, broker, edges, tls, fan_out, rendered } = self;
         let scenario = run.load()?;
         let files = Outputs { json: run.json, rendered }.create()?;
         let mut following = Following::live();
@@ -245,7 +258,7 @@ impl RunArguments {
         let report = if run.is_virtual {
             run_in_virtual_time(&scenario, run.seed, run.shape, &mut following)?
         } else {
-            let broker = chosen(broker, tls, fan_out);
+            let broker = chosen(broker, tls, fan_out, edges);
             to_its_end(real_time::run(&scenario, broker, run.seed, run.shape, following.clone()), None)?
         };
         following.ended(&report);
@@ -255,10 +268,13 @@ impl RunArguments {
     }
 }
 
-fn chosen(broker: Option<BrokerUrl>, tls: bool, fan_out: FanOut) -> FieldBroker {
+fn chosen(broker: Option<BrokerUrl>, tls: bool, fan_out: FanOut, edges: Option<u32>) -> FieldBroker {
     match broker {
         Some(url) => FieldBroker::Plain(url),
-        None => FieldBroker::Embedded { tls, router: fan_out == FanOut::Router },
+        None => {
+            let edges = edges.map(|edges| edges as usize);
+            FieldBroker::Embedded { tls, router: fan_out == FanOut::Router, edges }
+        }
     }
 }
 

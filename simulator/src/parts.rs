@@ -21,7 +21,7 @@ mod process;
 mod usage;
 
 pub use orders::{
-    BrokerAnswer, BrokerBegin, BrokerOrder, CoordinatorBegin, CoordinatorStarted, DevicesAnswer,
+    BrokerAnswer, BrokerBegin, BrokerOrder, BrokerSeen, CoordinatorBegin, CoordinatorStarted, DevicesAnswer,
     DevicesBegin, DevicesOrder, Made, Papers, Seen, Which,
 };
 pub(crate) use orders::{hear, say};

@@ -241,11 +241,8 @@ impl RealWorld {
             ..Timing::default()
         };
         let options = FieldOptions {
-            broker,
-            devices: most_devices(scenario),
-            timing,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_connecting: MAX_CONNECTING,
+            ..FieldOptions::new(broker, most_devices(scenario), timing)
         };
         let field = Field::start(options).await?;
         let mut groups = Vec::new();

@@ -84,6 +84,21 @@ fn a_fleet_goes_through_every_kind_of_phase_in_real_time() {
     a_twin_is_held_against_it(&directory, &shape, &json);
 
     let report: RunReport = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    assert_went_well(&report);
+    assert!(fs::read_to_string(html).unwrap().contains("every device current within"));
+}
+
+#[test]
+fn the_same_fleet_goes_through_it_behind_edges_of_the_broker() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("run.json").to_str().unwrap().to_owned();
+    let output = run(&directory, SCENARIO, &["--edges", "2", "--tls", "--json", &json]);
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}\n{said}");
+    assert_went_well(&serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap());
+}
+
+fn assert_went_well(report: &RunReport) {
     assert!(report.passed() && !report.checks.is_empty());
     assert_eq!((report.mode, report.connections), (Mode::Real, Connections::OnePerDevice));
     let phase = |name: &str| report.phases.iter().find(|phase| phase.name == name).unwrap();
@@ -103,7 +118,6 @@ fn a_fleet_goes_through_every_kind_of_phase_in_real_time() {
     let bytes = phase("rekey").bytes_per_device.as_ref().unwrap();
     assert_eq!(bytes.count(), 56);
     assert!((100..8_000).contains(&bytes.quantile(0.5)), "{bytes:?}");
-    assert!(fs::read_to_string(html).unwrap().contains("every device current within"));
 }
 
 /// The shape was written before the revocation, and the run has shown what came of it.

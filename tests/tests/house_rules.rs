@@ -44,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "fleetkey-door",
             "fleetkey-gate",
             "fleetkey-identity",
+            "fleetkey-mqtt",
             "fleetkey-policy",
             "fleetkey-policy-follow",
             "fleetkey-wire",

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use fleetkey_policy::{Party, PolicyHandle, Qos};
+use fleetkey_policy::{Party, PolicyHandle, Qos, RELAY_CLIENT_ID_PREFIX};
 use fleetkey_policy_follow::LastHeard;
 use metrics::counter;
 
@@ -66,7 +66,7 @@ impl Gate {
         what: Question<'_>,
     ) -> Result<Party, Refused> {
         let party = party_of(common_name)?;
-        if let Party::Device(_) = party {
+        if let Party::Device(_) | Party::Broker = party {
             self.check_fresh()?;
         }
         let policy = self.policy.read();
@@ -74,9 +74,8 @@ impl Gate {
             (Some(client_id), _) => policy.decide_connect(&party, client_id)?,
             // The broker asks before it knows the id, or keeps it to itself: the party has to be let in at least.
             (None, Party::Device(device)) => policy.decide_connect(&party, &device.to_string())?,
-            (None, Party::Coordinator | Party::Broker | Party::Operator) => {
-                policy.decide_connect(&party, "coordinator")?;
-            }
+            (None, Party::Broker) => policy.decide_connect(&party, RELAY_CLIENT_ID_PREFIX)?,
+            (None, Party::Coordinator | Party::Operator) => policy.decide_connect(&party, "coordinator")?,
         }
         match what {
             Question::Connect => {}

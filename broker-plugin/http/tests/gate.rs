@@ -127,6 +127,7 @@ fn emqx_is_told_who_may_connect() {
     let allows = |name: &str, client_id: &str| fixture.emqx_allows("authenticate", &connect(name, client_id));
     assert!(allows(&a, &a));
     assert!(allows("coordinator:3", "coordinator-1"));
+    assert!(allows("broker", "relay-1"));
     for (name, client_id) in [
         (a.as_str(), b.as_str()),
         (&a, &a.to_uppercase()),
@@ -138,13 +139,15 @@ fn emqx_is_told_who_may_connect() {
         ("coordinator:03", "coordinator-1"),
         ("operator:ada", "ada"),
         ("broker", "broker"),
+        (&a, "relay-1"),
         ("Fleetkey 01010101", "ca"),
     ] {
         assert!(!allows(name, client_id), "{name:?} as {client_id:?}");
     }
-    assert_eq!(fixture.gate.refused("client_id_not_device"), 2);
+    assert_eq!(fixture.gate.refused("client_id_not_device"), 3);
     assert_eq!(fixture.gate.refused("unknown_name"), 5);
-    assert_eq!(fixture.gate.refused("role_without_topics"), 2);
+    assert_eq!(fixture.gate.refused("role_without_topics"), 1);
+    assert_eq!(fixture.gate.refused("client_id_not_relay"), 1);
 }
 
 #[test]

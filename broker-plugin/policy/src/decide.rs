@@ -11,12 +11,17 @@ use crate::state::{CellAccess, PolicyState};
 /// The longest client id that is accepted, in bytes.
 const MAX_CLIENT_ID_BYTES: usize = 64;
 
+/// What the client id of a relay begins with, and no other party's does: where parties are known by their client ids,
+/// they cannot be mistaken for each other.
+pub const RELAY_CLIENT_ID_PREFIX: &str = "relay";
+
 /// Who is at the other end of a connection, as its certificate says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Party {
     /// A coordinator of the fleet.
     Coordinator,
-    /// A broker of the fleet.
+    /// A broker of the fleet. On a connection of its own to another broker it is a relay: it speaks for the devices that are
+    /// connected to it, and takes what is for them.
     Broker,
     /// An operator of the fleet.
     Operator,
@@ -72,9 +77,15 @@ impl PolicyState {
             return Err(Denied::BadClientId);
         }
         match party {
-            Party::Coordinator if client_id.parse::<DeviceId>().is_ok() => Err(Denied::BadClientId),
+            Party::Coordinator
+                if client_id.parse::<DeviceId>().is_ok() || client_id.starts_with(RELAY_CLIENT_ID_PREFIX) =>
+            {
+                Err(Denied::BadClientId)
+            }
             Party::Coordinator => Ok(()),
-            Party::Broker | Party::Operator => Err(Denied::RoleWithoutTopics),
+            Party::Broker if client_id.starts_with(RELAY_CLIENT_ID_PREFIX) => self.check_known(),
+            Party::Broker => Err(Denied::ClientIdNotRelay),
+            Party::Operator => Err(Denied::RoleWithoutTopics),
             Party::Device(device) => {
                 self.check_device(*device)?;
                 if client_id.parse() == Ok(*device) {
@@ -117,10 +128,15 @@ impl PolicyState {
                 }
                 limits.up_bytes
             }
-            (Party::Device(_), Topic::Cell { .. } | Topic::Down { .. }) => {
+            // Its frames are authentic or they are not: who carries them makes no difference to the coordinator.
+            (Party::Broker, Topic::Up { device, .. }) => {
+                self.check_device(device)?;
+                limits.up_bytes
+            }
+            (Party::Device(_) | Party::Broker, Topic::Cell { .. } | Topic::Down { .. }) => {
                 return Err(Denied::CoordinatorPublishes);
             }
-            (Party::Broker | Party::Operator, _) => return Err(Denied::RoleWithoutTopics),
+            (Party::Operator, _) => return Err(Denied::RoleWithoutTopics),
         };
         if payload_bytes > limit {
             return Err(Denied::PayloadTooLarge { bytes: payload_bytes, limit });
@@ -144,7 +160,7 @@ impl PolicyState {
         match (party, filter) {
             (Party::Coordinator, Filter::AllUp { .. }) => Ok(filter),
             (Party::Coordinator, Filter::Exact(_)) => Err(Denied::DeviceSubscribes),
-            (Party::Device(_), Filter::AllUp { .. } | Filter::Exact(Topic::Up { .. })) => {
+            (Party::Device(_) | Party::Broker, Filter::AllUp { .. } | Filter::Exact(Topic::Up { .. })) => {
                 Err(Denied::CoordinatorSubscribes)
             }
             (Party::Device(own), Filter::Exact(Topic::Down { device, .. })) => {
@@ -159,7 +175,12 @@ impl PolicyState {
                     CellAccess::Members => Err(Denied::NotMember { cell }),
                 }
             }
-            (Party::Broker | Party::Operator, _) => Err(Denied::RoleWithoutTopics),
+            (Party::Broker, Filter::Exact(Topic::Down { device, .. })) => {
+                self.check_device(device).map(|()| filter)
+            }
+            // It sees to it that its own clients are members; and it may know of a cell before this broker does.
+            (Party::Broker, Filter::Exact(Topic::Cell { .. })) => self.check_known().map(|()| filter),
+            (Party::Operator, _) => Err(Denied::RoleWithoutTopics),
         }
     }
 
@@ -175,6 +196,10 @@ impl PolicyState {
         if self.is_revoked(device) {
             return Err(Denied::Revoked { device });
         }
+        self.check_known()
+    }
+
+    fn check_known(&self) -> Result<(), Denied> {
         if self.access() == CellAccess::Members && self.sequence().is_none() {
             return Err(Denied::PolicyUnknown);
         }

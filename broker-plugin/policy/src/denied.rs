@@ -15,7 +15,7 @@ pub enum Denied {
         /// The device.
         device: DeviceId,
     },
-    /// Operators and brokers have no business on the fleet's topics.
+    /// Operators have no business on the fleet's topics.
     #[error("a party in this role has no topics to use")]
     RoleWithoutTopics,
     /// A device's client id must be its UUID.
@@ -24,8 +24,11 @@ pub enum Denied {
         /// The device.
         device: DeviceId,
     },
+    /// A broker that connects to another is a relay, and says so.
+    #[error("the client id of a broker must begin with \"relay\"")]
+    ClientIdNotRelay,
     /// Empty, too long, not printable ASCII, or another party's.
-    #[error("client id is not 1 to 64 printable ASCII characters, or names a device")]
+    #[error("client id is not 1 to 64 printable ASCII characters, or names another party")]
     BadClientId,
     /// None of the fleet's topics.
     #[error(transparent)]
@@ -84,6 +87,7 @@ impl Denied {
             Self::Revoked { .. } => "revoked",
             Self::RoleWithoutTopics => "role_without_topics",
             Self::ClientIdNotDevice { .. } => "client_id_not_device",
+            Self::ClientIdNotRelay => "client_id_not_relay",
             Self::BadClientId => "bad_client_id",
             Self::BadTopic(_) => "bad_topic",
             Self::OtherFleet { .. } => "other_fleet",

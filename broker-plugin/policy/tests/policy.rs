@@ -17,6 +17,7 @@ const FLEET: FleetId = FleetId::from_bytes([1; 16]);
 const OTHER_FLEET: FleetId = FleetId::from_bytes([2; 16]);
 const A: DeviceId = DeviceId::from_bytes([0xa; 16]);
 const B: DeviceId = DeviceId::from_bytes([0xb; 16]);
+const REVOKED: DeviceId = DeviceId::from_bytes([0xe; 16]);
 const CELL: CellId = CellId::from_bytes([0xc; 16]);
 const CELL_2: CellId = CellId::from_bytes([0xd; 16]);
 
@@ -34,6 +35,12 @@ fn policy() -> PolicyState {
     state
 }
 
+fn policy_with_one_revoked() -> PolicyState {
+    let mut state = policy();
+    state.apply(PolicyUpdate::Revoked { sequence: 1, device: REVOKED }).unwrap();
+    state
+}
+
 fn cell(fleet: FleetId, cell: CellId) -> Topic {
     Topic::Cell { fleet, cell }
 }
@@ -48,7 +55,7 @@ fn up(device: DeviceId) -> Topic {
 
 #[test]
 fn each_party_publishes_only_where_the_table_says() {
-    let state = policy();
+    let state = policy_with_one_revoked();
     let device = Party::Device(A);
     let table = [
         (Party::Coordinator, cell(FLEET, CELL), Ok(())),
@@ -63,7 +70,15 @@ fn each_party_publishes_only_where_the_table_says() {
         (device, cell(FLEET, CELL), Err(Denied::CoordinatorPublishes)),
         (device, Topic::Up { fleet: OTHER_FLEET, device: A }, Err(Denied::OtherFleet { fleet: OTHER_FLEET })),
         (Party::Operator, cell(FLEET, CELL), Err(Denied::RoleWithoutTopics)),
-        (Party::Broker, down(A), Err(Denied::RoleWithoutTopics)),
+        (Party::Broker, up(A), Ok(())),
+        (Party::Broker, up(REVOKED), Err(Denied::Revoked { device: REVOKED })),
+        (Party::Broker, down(A), Err(Denied::CoordinatorPublishes)),
+        (Party::Broker, cell(FLEET, CELL), Err(Denied::CoordinatorPublishes)),
+        (
+            Party::Broker,
+            Topic::Up { fleet: OTHER_FLEET, device: A },
+            Err(Denied::OtherFleet { fleet: OTHER_FLEET }),
+        ),
     ];
     for (party, topic, expected) in table {
         let got = state.decide_publish(&party, &topic.to_string(), 10, Qos::AtMostOnce, false);
@@ -73,7 +88,7 @@ fn each_party_publishes_only_where_the_table_says() {
 
 #[test]
 fn each_party_subscribes_only_where_the_table_says() {
-    let state = policy();
+    let state = policy_with_one_revoked();
     let device = Party::Device(A);
     let all_up = Filter::AllUp { fleet: FLEET };
     let table = [
@@ -93,7 +108,17 @@ fn each_party_subscribes_only_where_the_table_says() {
         (device, Filter::Exact(up(A)), Err(Denied::CoordinatorSubscribes)),
         (device, all_up, Err(Denied::CoordinatorSubscribes)),
         (Party::Operator, all_up, Err(Denied::RoleWithoutTopics)),
-        (Party::Broker, Filter::Exact(down(A)), Err(Denied::RoleWithoutTopics)),
+        (Party::Broker, Filter::Exact(down(A)), Ok(())),
+        (Party::Broker, Filter::Exact(down(REVOKED)), Err(Denied::Revoked { device: REVOKED })),
+        (Party::Broker, Filter::Exact(cell(FLEET, CELL)), Ok(())),
+        (Party::Broker, Filter::Exact(cell(FLEET, CELL_2)), Ok(())),
+        (
+            Party::Broker,
+            Filter::Exact(cell(OTHER_FLEET, CELL)),
+            Err(Denied::OtherFleet { fleet: OTHER_FLEET }),
+        ),
+        (Party::Broker, Filter::Exact(up(A)), Err(Denied::CoordinatorSubscribes)),
+        (Party::Broker, all_up, Err(Denied::CoordinatorSubscribes)),
     ];
     for (party, filter, expected) in table {
         let got = state.decide_subscribe(&party, &filter.to_string());
@@ -115,9 +140,29 @@ fn a_device_connects_only_under_its_own_id() {
         assert_eq!(state.decide_connect(&Party::Coordinator, id), Err(Denied::BadClientId), "{id:?}");
         assert_eq!(state.decide_connect(&device, id), Err(Denied::BadClientId), "{id:?}");
     }
-    for party in [Party::Operator, Party::Broker] {
-        assert_eq!(state.decide_connect(&party, "x"), Err(Denied::RoleWithoutTopics));
+    assert_eq!(state.decide_connect(&Party::Operator, "x"), Err(Denied::RoleWithoutTopics));
+}
+
+#[test]
+fn relays_and_others_are_told_apart_by_their_client_ids() {
+    let state = policy();
+    assert_eq!(state.decide_connect(&Party::Broker, "relay-1"), Ok(()));
+    for id in ["coordinator", &A.to_string()] {
+        assert_eq!(state.decide_connect(&Party::Broker, id), Err(Denied::ClientIdNotRelay), "{id}");
     }
+    assert_eq!(state.decide_connect(&Party::Coordinator, "relay-1"), Err(Denied::BadClientId));
+    let not_relay = Err(Denied::ClientIdNotDevice { device: A });
+    assert_eq!(state.decide_connect(&Party::Device(A), "relay-1"), not_relay);
+}
+
+#[test]
+fn before_the_first_word_no_relay_is_let_in() {
+    let state = PolicyState::new(FLEET, CellAccess::Members);
+    assert_eq!(state.decide_connect(&Party::Broker, "relay-1"), Err(Denied::PolicyUnknown));
+    let cell = cell(FLEET, CELL).to_string();
+    assert_eq!(state.decide_subscribe(&Party::Broker, &cell), Err(Denied::PolicyUnknown));
+    let state = PolicyState::new(FLEET, CellAccess::AnyDevice);
+    assert_eq!(state.decide_connect(&Party::Broker, "relay-1"), Ok(()));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What rmqtt asks: CONNECT, PUBLISH, SUBSCRIBE, and again at each delivery.
 //!
 //! The policy decides about all of them. A client is known by its relay at CONNECT; from then on by its client id, which
-//! is a device's own UUID or else a coordinator's: the policy lets nobody in under any other. The question at each delivery
+//! is a device's own UUID, a relay's, or else a coordinator's: the policy lets nobody in under another's. The question at each delivery
 //! closes what lies between a change of policy and the end of a subscription, on whichever node it is.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fleetkey_policy::{Denied, Party, Qos};
+use fleetkey_policy::{Denied, Party, Qos, RELAY_CLIENT_ID_PREFIX};
 use fleetkey_wire::{DeviceId, Topic};
 use metrics::counter;
 use rmqtt::codec::v5::SubscribeAckReason;
@@ -80,8 +80,8 @@ impl Hooks {
     fn may_have(&self, client_id: &str, topic: &str) -> bool {
         let policy = self.0.policy.read();
         match party_of(client_id) {
-            party @ Party::Device(_) => policy.decide_subscribe(&party, topic).is_ok(),
-            Party::Coordinator | Party::Broker | Party::Operator => {
+            party @ (Party::Device(_) | Party::Broker) => policy.decide_subscribe(&party, topic).is_ok(),
+            Party::Coordinator | Party::Operator => {
                 matches!(Topic::parse(topic), Ok(Topic::Up { fleet, .. }) if fleet == policy.fleet())
             }
         }
@@ -142,5 +142,9 @@ impl Handler for Hooks {
 
 /// Who was let in under this client id.
 fn party_of(client_id: &str) -> Party {
-    client_id.parse::<DeviceId>().map_or(Party::Coordinator, Party::Device)
+    match client_id.parse::<DeviceId>() {
+        Ok(device) => Party::Device(device),
+        Err(_) if client_id.starts_with(RELAY_CLIENT_ID_PREFIX) => Party::Broker,
+        Err(_) => Party::Coordinator,
+    }
 }

@@ -113,7 +113,7 @@ impl Settings {
         let cluster = self.cluster.as_ref().map(ClusterSettings::read).transpose()?;
         let limits = self.limits.limits()?;
         let (access, policy) = self.policy.read()?;
-        let TlsSetup { fleet, config, certificate, crl } = self.tls.read()?;
+        let TlsSetup { fleet, config, certificate, crl, .. } = self.tls.read()?;
         let revocations = crl.as_ref().map(|(_, first)| first.revocations()).unwrap_or_default();
         let listen = self.listen.tls.clone();
         let node = NodeConfig { fleet, listen, tls: config, limits, cluster, revocations };

@@ -12,7 +12,7 @@ use bytes::Buf;
 use fleetkey_door::handshake::handshake;
 use fleetkey_door::papers::Papers;
 use fleetkey_door::socket::bind;
-use fleetkey_policy::Party;
+use fleetkey_policy::{Party, RELAY_CLIENT_ID_PREFIX};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -154,6 +154,8 @@ fn claimed(client_id: &str) -> Result<Papers, Refusal> {
         Party::Device(device)
     } else if client_id.starts_with("coordinator") {
         Party::Coordinator
+    } else if client_id.starts_with(RELAY_CLIENT_ID_PREFIX) {
+        Party::Broker
     } else {
         return Err(Refusal::UnknownClientId);
     };
@@ -305,7 +307,7 @@ mod tests {
         let limits = Limits::default();
         let policy = PolicyHandle::new(PolicyState::new(FLEET, CellAccess::AnyDevice));
         let fan_out = fan_out::start(FanOutKind::ExactMap, FLEET, &limits).unwrap();
-        let hub = Arc::new(Hub::new(FLEET, limits, policy, fan_out));
+        let hub = Arc::new(Hub::new(FLEET, limits, policy, fan_out, false));
         let listener = Listener::insecure_loopback("127.0.0.1:0".parse().unwrap());
         let acceptor = Arc::new(Acceptor::bind(&listener).unwrap());
         let address = acceptor.local_addr().unwrap();

@@ -14,6 +14,7 @@ use crate::config::{BrokerConfig, BrokerError};
 use crate::fan_out;
 use crate::hub::Hub;
 use crate::stats::Stats;
+use crate::uplink::Way;
 
 /// How long connections get to be closed politely.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,9 +43,18 @@ impl Broker {
         if about != config.fleet {
             return Err(BrokerError::OtherFleet { broker: config.fleet, policy: about });
         }
+        if let Some(upstream) = &config.upstream {
+            upstream.check()?;
+        }
         let acceptors = config.listeners.iter().map(Acceptor::bind).collect::<Result<Vec<_>, _>>()?;
         let fan_out = fan_out::start(config.fan_out, config.fleet, &config.limits)?;
-        let hub = Arc::new(Hub::new(config.fleet, config.limits, policy.clone(), fan_out));
+        let hub = Arc::new(Hub::new(
+            config.fleet,
+            config.limits,
+            policy.clone(),
+            fan_out,
+            config.upstream.is_some(),
+        ));
         hub.obey_crl(&config.revocations);
         let watch = policy.watch({
             let hub = Arc::downgrade(&hub);
@@ -55,6 +65,9 @@ impl Broker {
             }
         });
         let connections = TaskTracker::new();
+        if let Some(upstream) = config.upstream {
+            connections.spawn(Way::new(hub.clone(), upstream).run());
+        }
         let mut local_addrs = Vec::with_capacity(acceptors.len());
         for (acceptor, listener) in acceptors.into_iter().zip(&config.listeners) {
             let address = listener.address;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use fleetkey_door::rate::RateLimit;
 use fleetkey_identity::Revocations;
+use fleetkey_mqtt::BrokerUrl;
+use fleetkey_policy::RELAY_CLIENT_ID_PREFIX;
 use fleetkey_wire::FleetId;
 
 /// What a [`crate::Broker`] is started with.
@@ -22,13 +24,16 @@ pub struct BrokerConfig {
     pub fan_out: FanOutKind,
     /// Certificates that do not count from the first connection on.
     pub revocations: Revocations,
+    /// The broker that this one is an edge of.
+    pub upstream: Option<Upstream>,
 }
 
 impl BrokerConfig {
     /// A broker for `fleet` without listeners, with the default limits and fan-out.
     pub fn new(fleet: FleetId) -> Self {
         let (limits, fan_out) = (Limits::default(), FanOutKind::default());
-        Self { fleet, listeners: Vec::new(), limits, fan_out, revocations: Revocations::default() }
+        let revocations = Revocations::default();
+        Self { fleet, listeners: Vec::new(), limits, fan_out, revocations, upstream: None }
     }
 
     /// The same with one more listener.
@@ -36,6 +41,49 @@ impl BrokerConfig {
     pub fn listen(mut self, listener: Listener) -> Self {
         self.listeners.push(listener);
         self
+    }
+}
+
+/// The broker above: the coordinator is there, and this broker's clients are reached from there through it.
+#[derive(Clone)]
+pub struct Upstream {
+    /// Where it is.
+    pub url: BrokerUrl,
+    /// As whom to connect, unique among its clients: it begins with `relay`.
+    pub client_id: String,
+    /// For `mqtts`: with this broker's own certificate.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// For how long the way up may be lost before sessions end, and nobody is let in until it is there again.
+    pub patience: Duration,
+}
+
+impl Upstream {
+    /// The broker there.
+    pub fn new(url: BrokerUrl, client_id: impl Into<String>) -> Self {
+        Self { url, client_id: client_id.into(), tls: None, patience: Duration::from_secs(5) }
+    }
+
+    /// Does it make sense?
+    ///
+    /// # Errors
+    /// [`BrokerError::BadRelayId`] or [`BrokerError::UpstreamTls`].
+    pub fn check(&self) -> Result<(), BrokerError> {
+        if !self.client_id.starts_with(RELAY_CLIENT_ID_PREFIX) {
+            return Err(BrokerError::BadRelayId { client_id: self.client_id.clone() });
+        }
+        if self.url.is_tls() != self.tls.is_some() {
+            return Err(BrokerError::UpstreamTls { url: self.url.clone() });
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream")
+            .field("url", &self.url)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,8 +132,8 @@ impl Listener {
 pub enum Identify {
     /// By the certificate they show in TLS.
     ClientCertificate,
-    /// By their client id: a device's UUID, or anything that starts with `coordinator`. Anyone can claim to be anyone,
-    /// so that only loopback addresses are accepted.
+    /// By their client id: a device's UUID, or anything that starts with `coordinator` or `relay`. Anyone can claim to be
+    /// anyone, so that only loopback addresses are accepted.
     ClientId,
 }
 
@@ -120,6 +168,8 @@ pub struct Limits {
     pub device_queue: QueueLimit,
     /// What waits for a coordinator before devices have to wait with theirs.
     pub coordinator_queue: QueueLimit,
+    /// What waits for a relay, which carries many devices, before it is cut off as too slow.
+    pub relay_queue: QueueLimit,
     /// QoS 1 messages on their way to one client and not acknowledged.
     pub max_in_flight: u16,
     /// Clients must promise to say something at least this often.
@@ -128,6 +178,8 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Subscriptions of one device.
     pub max_subscriptions_per_device: usize,
+    /// Subscriptions of one relay: two for each of its devices, and one for each cell.
+    pub max_subscriptions_per_relay: usize,
 }
 
 /// How much may wait for one session.
@@ -151,10 +203,12 @@ impl Default for Limits {
             device_rate: RateLimit::default(),
             device_queue: QueueLimit { messages: 512, bytes: 1024 * 1024 },
             coordinator_queue: QueueLimit { messages: 65_536, bytes: 16 * 1024 * 1024 },
+            relay_queue: QueueLimit { messages: 262_144, bytes: 128 * 1024 * 1024 },
             max_in_flight: 64,
             max_keep_alive: Duration::from_secs(20 * 60),
             write_timeout: Duration::from_secs(30),
             max_subscriptions_per_device: 64,
+            max_subscriptions_per_relay: 262_144,
         }
     }
 }
@@ -184,6 +238,18 @@ pub enum BrokerError {
     CertificatesWithoutTls {
         /// The address.
         address: SocketAddr,
+    },
+    /// The broker above would not take it for a relay.
+    #[error("the client id for the broker above is {client_id:?}: it must begin with \"relay\"")]
+    BadRelayId {
+        /// What was set.
+        client_id: String,
+    },
+    /// `mqtts` takes a certificate, `mqtt` takes none.
+    #[error("{url}: mqtts needs this broker's certificate, and mqtt does not use it")]
+    UpstreamTls {
+        /// The broker above.
+        url: BrokerUrl,
     },
     /// Somebody else is listening there.
     #[error("address {address} is in use")]

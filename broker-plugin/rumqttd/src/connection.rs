@@ -32,10 +32,11 @@ use crate::refusal::{Close, Refusal};
 use crate::session::{Session, Wants};
 
 /// With this much to write, nothing more is read or taken from the queue.
-const OUTPUT_BYTES: usize = 64 * 1024;
-const OUTPUT_PACKETS: usize = 64;
-/// What a whole fleet says is written to a coordinator in gulps: at most one in this time, unless it is much.
-const GATHER: Duration = Duration::from_millis(1);
+pub(crate) const OUTPUT_BYTES: usize = 64 * 1024;
+pub(crate) const OUTPUT_PACKETS: usize = 64;
+/// What a whole fleet says is written to a coordinator in gulps, and what is for many devices to their relay: at most one in
+/// this time, unless it is much.
+pub(crate) const GATHER: Duration = Duration::from_millis(1);
 /// How long the last packets to a client may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -50,7 +51,7 @@ pub(crate) struct Connection<S> {
     max_packet_bytes: usize,
     keep_alive: Duration,
     heard: Instant,
-    /// There is input that has to wait until coordinators have taken what others have said.
+    /// There is input that has to wait until coordinators, or the way up, have taken what others have said.
     held_back: bool,
     /// What a device has left to say.
     budget: Option<Budget>,
@@ -193,9 +194,19 @@ impl<S: Stream> Connection<S> {
             // MQTT 5 §3.4.2.1: no matching subscribers.
             Ok(false) => 0x10,
             Err(refusal) => {
-                let goes_on = self.version == Version::V5
-                    && qos == Qos::AtLeastOnce
-                    && !matches!(&refusal, Refusal::Denied(Denied::Retain | Denied::Revoked { .. }));
+                let goes_on = if self.session.party == Party::Broker {
+                    // What one of its devices does wrong costs that device, not the others that it speaks for.
+                    matches!(
+                        &refusal,
+                        Refusal::Denied(
+                            Denied::PolicyUnknown | Denied::Revoked { .. } | Denied::PayloadTooLarge { .. }
+                        )
+                    )
+                } else {
+                    self.version == Version::V5
+                        && qos == Qos::AtLeastOnce
+                        && !matches!(&refusal, Refusal::Denied(Denied::Retain | Denied::Revoked { .. }))
+                };
                 if !goes_on {
                     return Err(Close::Refused(refusal));
                 }
@@ -253,9 +264,13 @@ impl<S: Stream> Connection<S> {
         }
         if messages > 0 {
             self.hub.counters.delivered(messages, payload_bytes);
-            if self.session.party == Party::Coordinator {
-                self.hub.coordinator_took(&self.session);
-                self.gathering = Some(Instant::now() + GATHER);
+            match self.session.party {
+                Party::Coordinator => {
+                    self.hub.listener_took(&self.session);
+                    self.gathering = Some(Instant::now() + GATHER);
+                }
+                Party::Broker => self.gathering = Some(Instant::now() + GATHER),
+                Party::Device(_) | Party::Operator => {}
             }
         }
     }
@@ -308,7 +323,7 @@ impl<S: Stream> Connection<S> {
             return Ok(false);
         }
         if self.held_back {
-            if self.hub.poll_coordinators(&self.session, cx).is_ready() {
+            if self.hub.poll_listeners(&self.session, cx).is_ready() {
                 return Ok(true);
             }
             // It is not the client's fault that nothing is heard of it.
@@ -361,7 +376,7 @@ impl<S: Stream> Connection<S> {
         self.link.output_bytes() < OUTPUT_BYTES && self.link.output_packets() < OUTPUT_PACKETS
     }
 
-    /// Devices wait when a coordinator has not taken yet what others have said.
+    /// Devices and relays wait when a coordinator, or the way up, has not taken yet what others have said.
     fn must_wait(&self) -> bool {
         self.session.party != Party::Coordinator && self.hub.is_congested()
     }

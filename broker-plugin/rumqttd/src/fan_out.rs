@@ -15,7 +15,7 @@ use fleetkey_wire::{CellId, FleetId};
 
 use crate::config::{BrokerError, FanOutKind, Limits};
 use crate::message::Message;
-use crate::session::Session;
+use crate::session::{JoinedCell, Session};
 
 pub(crate) type Pending<'a> = Pin<Box<dyn Future<Output = Result<(), FanOutGone>> + Send + 'a>>;
 
@@ -33,8 +33,8 @@ pub(crate) trait FanOut: Send + Sync {
     /// The session receives no more of the cell, except what is on its way already.
     fn leave(&self, session: &Session, cell: CellId);
 
-    /// The session has ended: forget it, and all its cells.
-    fn forget(&self, session: &Session);
+    /// The session has ended: forget it, and all the cells that it was in.
+    fn forget(&self, session: &Session, cells: &[JoinedCell]);
 
     /// Hands a message over to every session in the cell; waits when there is too much on its way.
     fn publish<'a>(&'a self, cell: CellId, message: &'a Arc<Message>) -> Pending<'a>;

@@ -9,6 +9,7 @@
 //! connection  one client: packets in, messages out, deadlines
 //! hub         who is connected; `up` and `down`; what a change of policy does
 //! fan_out     cells: rumqttd's router, or a map
+//! uplink      an edge of another broker: what its clients say goes there, what is for them comes from there
 //! ```
 //!
 //! Deliberately absent: keys, payloads, the policy itself, persistence, clustering.
@@ -26,9 +27,10 @@ mod refusal;
 pub mod service;
 mod session;
 mod stats;
+mod uplink;
 
 pub use broker::Broker;
-pub use config::{BrokerConfig, BrokerError, FanOutKind, Identify, Limits, Listener, QueueLimit};
+pub use config::{BrokerConfig, BrokerError, FanOutKind, Identify, Limits, Listener, QueueLimit, Upstream};
 pub use fleetkey_door::rate::RateLimit;
 pub use fleetkey_policy as policy;
 #[doc(hidden)]

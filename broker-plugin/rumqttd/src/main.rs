@@ -40,6 +40,11 @@ A configuration file:
 Without a coordinator to ask: `cells = \"any_device\"` under [policy] admits any device of the fleet to any cell, which
 costs privacy of traffic volume, not keys.
 
+An edge of another broker, for fleets that outgrow one: the coordinator is connected there, devices here:
+
+    [upstream]
+    url = \"mqtts://central.example:8883\"       # with the certificate under [tls]
+
 Another broker can ask this one who may do what: EMQX, RabbitMQ. Then [listen] may be left out:
 
     fleet = \"6f1c0f6e-5a53-4e4e-9a43-0f1b2c3d4e5f\"

@@ -1,14 +1,16 @@
-//! MQTT 3.1.1 and 5 packets as a server reads and writes them.
+//! MQTT 3.1.1 and 5 packets as a server reads and writes them; and in `client`, the few that it exchanges with another.
 //!
 //! Reading borrows from the input and allocates nothing but the list of filters; every length is checked before use.
 //! Packets that only a server sends, and those of QoS 2, are refused here. Leaves to others what a packet means and
 //! whether it is allowed.
 
+mod client;
 mod malformed;
 mod read;
 mod reader;
 mod write;
 
+pub(crate) use client::{Answer, connect, pingreq, read_answer, subscribe, unsubscribe};
 pub(crate) use malformed::Malformed;
 pub(crate) use read::{frame, read_connect, read_packet};
 pub(crate) use write::{

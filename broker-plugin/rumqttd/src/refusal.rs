@@ -57,6 +57,9 @@ pub(crate) enum Refusal {
     /// More subscriptions than a device may have.
     #[error("too many subscriptions")]
     TooManySubscriptions,
+    /// There would be nobody to speak to.
+    #[error("the way to the broker above is lost")]
+    NoUpstream,
     /// More than a device may say, for too long.
     #[error("too many packets or bytes, for too long")]
     RateExceeded,
@@ -97,6 +100,7 @@ impl Refusal {
             Self::TopicAlias => "topic_alias",
             Self::SubscriptionIdentifier => "subscription_identifier",
             Self::TooManySubscriptions => "too_many_subscriptions",
+            Self::NoUpstream => "no_upstream",
             Self::RateExceeded => "rate_exceeded",
         }
     }
@@ -141,6 +145,8 @@ impl Refusal {
             Self::TopicAlias => 0x94,
             Self::SubscriptionIdentifier => 0xa1,
             Self::TooManySubscriptions => 0x97,
+            // The client should try again, or elsewhere.
+            Self::NoUpstream => 0x88,
             Self::RateExceeded => 0x96,
         }
     }
@@ -150,7 +156,7 @@ const fn denied_code(denied: &Denied) -> u8 {
     match denied {
         // The client should try again.
         Denied::PolicyUnknown => 0x88,
-        Denied::ClientIdNotDevice { .. } | Denied::BadClientId => 0x85,
+        Denied::ClientIdNotDevice { .. } | Denied::ClientIdNotRelay | Denied::BadClientId => 0x85,
         Denied::BadTopic(_) => 0x90,
         Denied::PayloadTooLarge { .. } => 0x97,
         Denied::Qos2 => 0x9b,
@@ -186,6 +192,8 @@ pub(crate) enum Close {
     ShuttingDown,
     /// The fan-out lost messages for it, or lost it.
     FanOutLost,
+    /// What was meant for the client may have been lost on the way from the broker above.
+    UpstreamLost,
     /// The client asked for something that ends the connection.
     Refused(Refusal),
 }
@@ -202,6 +210,7 @@ impl Close {
             Self::KeepAlive => "keep_alive",
             Self::ShuttingDown => "shutting_down",
             Self::FanOutLost => "fan_out_lost",
+            Self::UpstreamLost => "upstream_lost",
             Self::Refused(refusal) => refusal.name(),
         }
     }
@@ -215,6 +224,8 @@ impl Close {
             Self::KeepAlive => Some(0x8d),
             Self::ShuttingDown => Some(0x8b),
             Self::FanOutLost => Some(0x97),
+            // Use another server, where there is one (MQTT 5 §4.13).
+            Self::UpstreamLost => Some(0x9c),
             Self::Refused(refusal) => Some(refusal.reason_code()),
         }
     }

@@ -13,5 +13,5 @@ pub use gate_service::{GateError, GateService, RunningGate};
 pub use settings::{
     Cells, ENVIRONMENT_PREFIX, EmqxSettings, FanOutName, GateSettings, GateSetup, KickSettings,
     LimitSettings, ListenSettings, LogFormat, LogSettings, Overrides, PolicySettings, RabbitMqSettings,
-    Settings, SettingsError, Setup, TlsSettings,
+    Settings, SettingsError, Setup, TlsSettings, UpstreamSettings,
 };

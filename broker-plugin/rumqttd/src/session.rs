@@ -3,13 +3,13 @@
 //! Anyone may put a message into the queue or end the session; only the session's own connection takes messages out.
 //! Leaves to `connection` the socket and the packets.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use fleetkey_identity::IssuerAndSerial;
 use fleetkey_policy::{Party, Qos};
-use fleetkey_wire::CellId;
+use fleetkey_wire::{CellId, DeviceId};
 
 use crate::config::QueueLimit;
 use crate::message::Message;
@@ -32,8 +32,11 @@ pub(crate) struct Session {
 /// What a session subscribed to.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
+    /// In the order of their ids: a device has few, a relay many.
     pub(crate) cells: Vec<JoinedCell>,
     pub(crate) down: Option<Qos>,
+    /// Devices that a relay takes the `down` of.
+    pub(crate) relayed: BTreeSet<DeviceId>,
     pub(crate) all_up: Option<Qos>,
     joins: u64,
 }
@@ -49,28 +52,36 @@ pub(crate) struct JoinedCell {
 
 impl Subscriptions {
     pub(crate) fn cell(&self, cell: CellId) -> Option<JoinedCell> {
-        self.cells.iter().find(|joined| joined.cell == cell).copied()
+        self.place_of(cell).ok().map(|at| self.cells[at])
     }
 
-    /// Adds a cell, or changes its QoS.
-    pub(crate) fn add_cell(&mut self, cell: CellId, qos: Qos) {
-        if let Some(joined) = self.cells.iter_mut().find(|joined| joined.cell == cell) {
-            joined.qos = qos;
-        } else {
-            self.joins += 1;
-            self.cells.push(JoinedCell { cell, qos, since: self.joins });
+    /// Adds a cell, or changes its QoS; answers whether it is new.
+    pub(crate) fn add_cell(&mut self, cell: CellId, qos: Qos) -> bool {
+        match self.place_of(cell) {
+            Ok(at) => {
+                self.cells[at].qos = qos;
+                false
+            }
+            Err(at) => {
+                self.joins += 1;
+                self.cells.insert(at, JoinedCell { cell, qos, since: self.joins });
+                true
+            }
         }
     }
 
     /// Removes a cell; answers whether it was there.
     pub(crate) fn remove_cell(&mut self, cell: CellId) -> bool {
-        let before = self.cells.len();
-        self.cells.retain(|joined| joined.cell != cell);
-        self.cells.len() < before
+        self.place_of(cell).map(|at| self.cells.remove(at)).is_ok()
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.cells.len() + usize::from(self.down.is_some()) + usize::from(self.all_up.is_some())
+        let others = [self.down.is_some(), self.all_up.is_some()];
+        self.cells.len() + self.relayed.len() + others.into_iter().map(usize::from).sum::<usize>()
+    }
+
+    fn place_of(&self, cell: CellId) -> Result<usize, usize> {
+        self.cells.binary_search_by_key(&cell, |joined| joined.cell)
     }
 }
 
@@ -239,7 +250,6 @@ fn wake(mut outbox: MutexGuard<'_, Outbox>) {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use fleetkey_wire::DeviceId;
 
     use super::*;
 

@@ -27,6 +27,10 @@ pub struct Stats {
     pub undeliverable: u64,
     /// Times that a device was made to wait, having said too much.
     pub throttled: u64,
+    /// Whether the way to the broker above is there.
+    pub is_upstream_there: bool,
+    /// Times that it was lost, or did not come about.
+    pub upstream_losses: u64,
     /// Refusals by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Ended sessions by reason.
@@ -56,6 +60,8 @@ pub(crate) struct Counters {
     delivery_bytes: Count,
     undeliverable: Count,
     throttled: Count,
+    upstream: Level,
+    upstream_losses: AtomicU64,
     refused: Mutex<BTreeMap<&'static str, u64>>,
     closed: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -83,6 +89,8 @@ impl Counters {
             delivery_bytes: Count::new(counter!("fleetkey_broker_delivery_bytes_total")),
             undeliverable: Count::new(counter!("fleetkey_broker_undeliverable_total")),
             throttled: Count::new(counter!("fleetkey_broker_throttled_total")),
+            upstream: Level::new(gauge!("fleetkey_broker_upstream_connected")),
+            upstream_losses: AtomicU64::new(0),
             refused: Mutex::default(),
             closed: Mutex::default(),
         }
@@ -99,6 +107,8 @@ impl Counters {
             delivery_bytes: self.delivery_bytes.get(),
             undeliverable: self.undeliverable.get(),
             throttled: self.throttled.get(),
+            is_upstream_there: self.upstream.get() > 0,
+            upstream_losses: self.upstream_losses.load(Ordering::Relaxed),
             refused: self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             closed: self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
@@ -147,6 +157,20 @@ impl Counters {
         self.undeliverable.add(1);
     }
 
+    pub(crate) fn upstream_opened(&self) {
+        self.upstream.up();
+    }
+
+    pub(crate) fn upstream_closed(&self) {
+        self.upstream.down();
+    }
+
+    /// The way up was lost, or did not come about.
+    pub(crate) fn upstream_lost(&self, reason: &'static str) {
+        counter!("fleetkey_broker_upstream_lost_total", "reason" => reason).increment(1);
+        self.upstream_losses.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn throttled(&self) {
         self.throttled.add(1);
     }
@@ -162,6 +186,8 @@ fn describe() {
     describe_counter!("fleetkey_broker_delivery_bytes_total", "Bytes of payload in deliveries");
     describe_counter!("fleetkey_broker_undeliverable_total", "up and down publishes with nobody to go to");
     describe_counter!("fleetkey_broker_throttled_total", "Times that a device was made to wait");
+    describe_gauge!("fleetkey_broker_upstream_connected", "1 while the way to the broker above is there");
+    describe_counter!("fleetkey_broker_upstream_lost_total", "Ways up that were lost or did not come about");
     describe_counter!("fleetkey_broker_refused_total", "Refusals by reason");
     describe_counter!("fleetkey_broker_closed_total", "Ended sessions by reason");
 }

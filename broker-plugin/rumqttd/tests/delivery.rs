@@ -175,7 +175,9 @@ async fn only_parties_of_the_fleet_with_their_own_client_id_come_in() {
             (Role::Device(A), COORDINATOR.into(), bad_id, "client_id_not_device"),
             (Role::Device(A), String::new(), bad_id, "bad_client_id"),
             (coordinator_role(), A.to_string(), bad_id, "bad_client_id"),
-            (Role::Broker, "broker".into(), denied, "role_without_topics"),
+            (Role::Broker, "broker".into(), bad_id, "client_id_not_relay"),
+            (Role::Device(A), "relay-1".into(), bad_id, "client_id_not_device"),
+            (coordinator_role(), "relay-1".into(), bad_id, "bad_client_id"),
             (Role::Operator { name: "ops".into() }, "ops".into(), denied, "role_without_topics"),
         ] {
             let before = fixture.broker.stats().refused(reason);

@@ -16,7 +16,7 @@ use crate::engine::{OutboxTicket, Outgoing, Stop, Up};
 use crate::meter;
 
 /// A coordinator hears from the whole fleet at once after a power cut.
-const EVENT_MESSAGES: usize = 65_536;
+const EVENT_MESSAGES: usize = 262_144;
 const EVENT_BYTES: usize = 64 * 1024 * 1024;
 
 /// The connection of a fleet's coordinator to its broker. All coordinators of a fleet have the same client id: the

@@ -27,7 +27,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// The wait after `failures` failures before this one; `random` is uniform over all values.
-    pub(crate) fn delay(&self, failures: u32, random: u64) -> Duration {
+    pub fn delay(&self, failures: u32, random: u64) -> Duration {
         let factor = 2u32.saturating_pow(failures.min(31));
         let limit = self.min.saturating_mul(factor).min(self.max);
         let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);

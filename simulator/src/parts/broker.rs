@@ -5,11 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use fleetkey_broker::{Broker, BrokerConfig, FanOutKind, Listener};
+use fleetkey_broker::{Broker, BrokerConfig, FanOutKind, Listener, Upstream};
 use fleetkey_identity::{FleetRoots, IdentityKey, chain_from_pem, tls};
 use fleetkey_policy::{CellAccess, PolicyHandle, PolicyState};
 
-use super::orders::{BrokerAnswer, BrokerBegin, BrokerOrder, hear, say};
+use super::orders::{BrokerAnswer, BrokerBegin, BrokerOrder, BrokerSeen, hear, say};
 use super::usage::Usage;
 
 /// Is the broker until standard input ends.
@@ -19,7 +19,10 @@ use super::usage::Usage;
 pub fn run() -> anyhow::Result<()> {
     let (mut orders, mut answers) = (io::stdin().lock(), io::stdout().lock());
     let Some(begin) = hear::<BrokerBegin>(&mut orders)? else { return Ok(()) };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(begin.threads.max(1))
+        .enable_all()
+        .build()?;
     let policy = PolicyHandle::new(PolicyState::new(begin.fleet, CellAccess::Members));
     let broker = {
         let _inside = runtime.enter();
@@ -38,14 +41,14 @@ pub fn run() -> anyhow::Result<()> {
                 let named = |counts: BTreeMap<&'static str, u64>| {
                     counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
                 };
-                let seen = BrokerAnswer::Seen {
+                let seen = BrokerSeen {
                     sessions: stats.sessions,
                     deliveries: stats.deliveries,
                     closed: named(stats.closed),
                     refused: named(stats.refused),
                     usage: Usage::of_this_process(),
                 };
-                say(&mut answers, &seen)?;
+                say(&mut answers, &BrokerAnswer::Seen(Box::new(seen)))?;
             }
         }
     }
@@ -55,16 +58,27 @@ pub fn run() -> anyhow::Result<()> {
 
 fn start(begin: &BrokerBegin, policy: &PolicyHandle) -> anyhow::Result<Broker> {
     let address = begin.address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let listener = match &begin.papers {
-        None => Listener::insecure_loopback(address),
+    let (listener, client) = match &begin.papers {
+        None => (Listener::insecure_loopback(address), None),
         Some(papers) => {
             let roots = FleetRoots::from_pem(&begin.roots).context("the roots")?;
             let chain = chain_from_pem(&papers.chain).context("the chain")?;
             let key = IdentityKey::from_pkcs8_pem(&papers.key).context("the key")?;
-            Listener::tls(address, tls::server_config(&chain, &key, &roots)?)
+            let server = tls::server_config(&chain, &key, &roots)?;
+            (Listener::tls(address, server), Some(tls::client_config(&chain, &key, &roots)?))
         }
     };
     let mut config = BrokerConfig::new(begin.fleet).listen(listener);
+    if let Some(above) = begin.above {
+        let (scheme, host) = match client {
+            None => ("mqtt", above.ip().to_string()),
+            Some(_) => ("mqtts", "localhost".to_owned()),
+        };
+        let url = format!("{scheme}://{host}:{}", above.port()).parse().context("the broker above")?;
+        let mut upstream = Upstream::new(url, format!("relay-{}", std::process::id()));
+        upstream.tls = client;
+        config.upstream = Some(upstream);
+    }
     config.fan_out = if begin.router { FanOutKind::Router } else { FanOutKind::ExactMap };
     config.limits.max_connections = begin.max_connections;
     Broker::start(config, policy.clone()).context("start the broker")

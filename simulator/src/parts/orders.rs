@@ -41,6 +41,10 @@ pub struct BrokerBegin {
     pub max_connections: usize,
     /// Where it listens: where another one did, whose place it takes. Else at a free port.
     pub address: Option<SocketAddr>,
+    /// The broker that it is an edge of.
+    pub above: Option<SocketAddr>,
+    /// Threads that its connections share.
+    pub threads: usize,
 }
 
 /// What a broker is told.
@@ -58,18 +62,22 @@ pub enum BrokerAnswer {
     /// It listens there.
     Listening(SocketAddr),
     /// How it is doing.
-    Seen {
-        /// Clients connected.
-        sessions: u64,
-        /// Messages handed to clients.
-        deliveries: u64,
-        /// Sessions that it has ended, by reason.
-        closed: BTreeMap<String, u64>,
-        /// What it has refused, by reason.
-        refused: BTreeMap<String, u64>,
-        /// What it has cost.
-        usage: Usage,
-    },
+    Seen(Box<BrokerSeen>),
+}
+
+/// How a broker is doing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BrokerSeen {
+    /// Clients connected.
+    pub sessions: u64,
+    /// Messages handed to clients.
+    pub deliveries: u64,
+    /// Sessions that it has ended, by reason.
+    pub closed: BTreeMap<String, u64>,
+    /// What it has refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// What it has cost.
+    pub usage: Usage,
 }
 
 /// The first words to devices.
@@ -91,6 +99,10 @@ pub struct DevicesBegin {
     pub threads: usize,
     /// Connections that are made at once, on each thread.
     pub max_connecting: usize,
+    /// Devices on one connection: more than one share a gateway's.
+    pub per_connection: usize,
+    /// What gateways show, if the broker speaks TLS.
+    pub relay: Option<Papers>,
 }
 
 /// Which devices, by the numbers in which they were made: from the first to before the last.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fleetkey_identity::tls::{OwnCertificate, renewable_server_config};
+use fleetkey_identity::tls::{OwnCertificate, renewable_client_config, renewable_server_config};
 use fleetkey_identity::{FleetRoots, IdentityKey, Role, chain_from_pem};
 use fleetkey_wire::FleetId;
 use serde::Deserialize;
@@ -35,6 +35,8 @@ pub struct TlsSetup {
     pub fleet: FleetId,
     /// What connections are accepted with.
     pub config: Arc<rustls::ServerConfig>,
+    /// What connections to other brokers are opened with.
+    pub client: Arc<rustls::ClientConfig>,
     /// The broker's own certificate, and where the next one will be.
     pub certificate: CertificateFile,
     /// The CRLs in force at the start, and where the next ones will be.
@@ -82,8 +84,9 @@ impl TlsSettings {
         };
         // Devices that renewed while two roots counted name our CA by the other root's certificate of it.
         roots.hear_of(&chain);
-        let own = OwnCertificate::new(&chain, &key).map_err(tls)?;
-        let config = renewable_server_config(&own, &roots).map_err(tls)?;
+        let own = OwnCertificate::new(&chain, &key).map_err(&tls)?;
+        let config = renewable_server_config(&own, &roots).map_err(&tls)?;
+        let client = renewable_client_config(&own, &roots).map_err(tls)?;
         let fleet = roots.fleet();
         let mut crl = None;
         if let Some(path) = &self.crl {
@@ -93,7 +96,7 @@ impl TlsSettings {
             crl = Some((file, first));
         }
         let certificate = CertificateFile::new(self.clone(), own, roots, known);
-        Ok(TlsSetup { fleet, config, certificate, crl })
+        Ok(TlsSetup { fleet, config, client, certificate, crl })
     }
 
     /// Reads the broker's own files, without its revocation lists.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Form, State};
-use fleetkey_policy::{Party, Qos};
+use fleetkey_policy::{Party, Qos, RELAY_CLIENT_ID_PREFIX};
 use serde::Deserialize;
 
 use crate::gate::{Gate, Question};
@@ -140,7 +140,8 @@ fn has_client_id(party: Party, client_id: &str) -> bool {
     match party {
         Party::Device(own) => device == Ok(own),
         Party::Coordinator => device.is_err() && client_id.starts_with("coordinator"),
-        Party::Broker | Party::Operator => false,
+        Party::Broker => client_id.starts_with(RELAY_CLIENT_ID_PREFIX),
+        Party::Operator => false,
     }
 }
 

@@ -9,7 +9,7 @@ use fleetkey_wire::CellId;
 
 use super::{FanOut, Pending};
 use crate::message::Message;
-use crate::session::Session;
+use crate::session::{JoinedCell, Session};
 
 type Cells = HashMap<CellId, Vec<(Arc<Session>, Qos)>>;
 
@@ -45,9 +45,8 @@ impl FanOut for ExactMap {
         }
     }
 
-    fn forget(&self, session: &Session) {
-        let joined = std::mem::take(&mut session.subscriptions().cells);
-        for joined in joined {
+    fn forget(&self, session: &Session, cells: &[JoinedCell]) {
+        for joined in cells {
             self.leave(session, joined.cell);
         }
     }

@@ -35,7 +35,7 @@ use crate::config::Limits;
 use crate::hub::RESERVED_CONNECTIONS;
 use crate::message::Message;
 use crate::refusal::Close;
-use crate::session::Session;
+use crate::session::{JoinedCell, Session};
 
 /// A cell's log: two segments of this size.
 const SEGMENT_BYTES: usize = 64 * 1024;
@@ -140,7 +140,7 @@ impl FanOut for RouterFanOut {
         let _ = self.send(Command::Leave { session: session.id, topic: self.topic(cell) });
     }
 
-    fn forget(&self, session: &Session) {
+    fn forget(&self, session: &Session, _cells: &[JoinedCell]) {
         let receiver = self.receivers.lock().unwrap_or_else(PoisonError::into_inner).remove(&session.id);
         if let Some(stop) = receiver {
             stop.cancel();

@@ -140,7 +140,7 @@ pub(crate) fn read_packet<'a>(version: Version, frame: &Frame<'a>) -> Result<Pac
     }
 }
 
-fn publish(version: Version, flags: u8, mut reader: Reader<'_>) -> Result<Publish<'_>, Malformed> {
+pub(super) fn publish(version: Version, flags: u8, mut reader: Reader<'_>) -> Result<Publish<'_>, Malformed> {
     let qos = qos(flags >> 1)?;
     let topic = reader.string()?;
     let packet_id = if flags & 0x06 == 0 { 0 } else { reader.packet_id()? };

@@ -109,7 +109,7 @@ fn acknowledgement(version: Version, packet_id: u16, codes: &[u8]) -> BytesMut {
     body
 }
 
-fn packet(first: u8, body: &[u8]) -> Bytes {
+pub(super) fn packet(first: u8, body: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(5 + body.len());
     out.put_u8(first);
     put_variable(&mut out, body.len());
@@ -129,7 +129,7 @@ fn put_variable(out: &mut BytesMut, mut value: usize) {
     }
 }
 
-fn put_string(out: &mut BytesMut, text: &str) {
+pub(super) fn put_string(out: &mut BytesMut, text: &str) {
     out.put_u16(u16::try_from(text.len()).expect("our topics have at most 96 bytes"));
     out.put_slice(text.as_bytes());
 }

@@ -6,6 +6,7 @@
 mod error;
 mod gate;
 mod limits;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,6 +26,7 @@ pub use error::SettingsError;
 pub use fleetkey_door::settings::{Cells, LogFormat, LogSettings, Overrides, PolicySettings, TlsSettings};
 pub use gate::{EmqxSettings, GateSettings, GateSetup, KickSettings, RabbitMqSettings};
 pub use limits::LimitSettings;
+pub use upstream::UpstreamSettings;
 
 /// What every variable begins with; `FLEETKEY_BROKER__LISTEN__METRICS` is `metrics` under `[listen]`.
 pub const ENVIRONMENT_PREFIX: &str = "FLEETKEY_BROKER";
@@ -46,6 +48,8 @@ pub struct Settings {
     pub listen: ListenSettings,
     /// Where the policy comes from.
     pub policy: PolicySettings,
+    /// The broker above.
+    pub upstream: UpstreamSettings,
     /// Answers for brokers that ask.
     pub gate: GateSettings,
     /// Everything that is bounded.
@@ -148,12 +152,14 @@ impl Settings {
         let mut listeners: Vec<_> =
             insecure_loopback.iter().map(|address| Listener::insecure_loopback(*address)).collect();
         listeners.iter().try_for_each(Listener::check)?;
-        let (mut crl, mut certificate) = (None, None);
-        let fleet = if tls.is_empty() {
+        let (mut crl, mut certificate, mut client) = (None, None, None);
+        let is_tls_upwards = self.upstream.url()?.is_some_and(|url| url.is_tls());
+        let fleet = if tls.is_empty() && !is_tls_upwards {
             self.fleet.ok_or(SettingsError::NoFleet)?
         } else {
-            let TlsSetup { fleet: of_roots, config, certificate: own, crl: read } = self.tls.read()?;
-            (crl, certificate) = (read, Some(own));
+            let TlsSetup { fleet: of_roots, config, client: as_client, certificate: own, crl: read } =
+                self.tls.read()?;
+            (crl, certificate, client) = (read, Some(own), Some(as_client));
             listeners.extend(tls.iter().map(|address| Listener::tls(*address, config.clone())));
             match self.fleet {
                 Some(set) if set != of_roots => {
@@ -175,6 +181,7 @@ impl Settings {
             limits,
             fan_out,
             revocations,
+            upstream: self.upstream.read(client.as_ref())?,
         });
         Ok(Setup { fleet, broker, crl, certificate, gate, access, policy })
     }
@@ -251,6 +258,11 @@ mod tests {
         assert!(error(&[]).contains("listen.tls"));
         assert!(error(&[local]).contains("which fleet"));
         assert!(error(&[fleet, local]).contains("policy.url is not set"));
+        let upstream =
+            |line: &str| error(&[fleet, local, "[policy]\ncells = 'any_device'\n[upstream]\n", line]);
+        assert!(upstream("url = 'central'").contains("upstream.url"));
+        assert!(upstream("url = 'mqtt://central'\nclient_id = 'edge'").contains("begin with \"relay\""));
+        assert!(upstream("url = 'mqtts://central'").starts_with("read /etc/fleetkey/fleet-roots.pem: "));
         let policy = |line: &str| error(&[fleet, local, "[policy]\n", line]);
         assert!(policy("url = 'http://localhost:1/v1/policy'").contains("policy.token"));
         assert!(policy("url = 'http://far.example/v1/policy'").contains("far.example"));

@@ -31,6 +31,9 @@ pub enum SettingsError {
         /// What the roots say.
         roots: FleetId,
     },
+    /// The broker above is nowhere.
+    #[error("upstream.url: {0}")]
+    BadUpstream(#[source] fleetkey_mqtt::BadBrokerUrl),
     /// Whoever reaches the gate learns who may do what.
     #[error(
         "gate.listen is {address}, and questions and answers are not encrypted: set gate.allow_remote if only the broker \

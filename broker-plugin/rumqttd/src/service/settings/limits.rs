@@ -43,6 +43,10 @@ pub struct LimitSettings {
     pub coordinator_queue_messages: Option<usize>,
     /// See [`Limits::coordinator_queue`].
     pub coordinator_queue_bytes: Option<usize>,
+    /// See [`Limits::relay_queue`].
+    pub relay_queue_messages: Option<usize>,
+    /// See [`Limits::relay_queue`].
+    pub relay_queue_bytes: Option<usize>,
     /// See [`Limits::max_in_flight`].
     pub max_in_flight: Option<u16>,
     /// See [`Limits::max_keep_alive`].
@@ -51,6 +55,8 @@ pub struct LimitSettings {
     pub write_timeout_seconds: Option<u64>,
     /// See [`Limits::max_subscriptions_per_device`].
     pub max_subscriptions_per_device: Option<usize>,
+    /// See [`Limits::max_subscriptions_per_relay`].
+    pub max_subscriptions_per_relay: Option<usize>,
 }
 
 impl LimitSettings {
@@ -73,12 +79,19 @@ impl LimitSettings {
                 messages: self.coordinator_queue_messages.unwrap_or(default.coordinator_queue.messages),
                 bytes: self.coordinator_queue_bytes.unwrap_or(default.coordinator_queue.bytes),
             },
+            relay_queue: QueueLimit {
+                messages: self.relay_queue_messages.unwrap_or(default.relay_queue.messages),
+                bytes: self.relay_queue_bytes.unwrap_or(default.relay_queue.bytes),
+            },
             max_in_flight: self.max_in_flight.unwrap_or(default.max_in_flight),
             max_keep_alive: seconds(self.max_keep_alive_seconds, default.max_keep_alive),
             write_timeout: seconds(self.write_timeout_seconds, default.write_timeout),
             max_subscriptions_per_device: self
                 .max_subscriptions_per_device
                 .unwrap_or(default.max_subscriptions_per_device),
+            max_subscriptions_per_relay: self
+                .max_subscriptions_per_relay
+                .unwrap_or(default.max_subscriptions_per_relay),
         };
         at_least("max_connections", limits.max_connections as u64, 1)?;
         let per_address = limits.max_connections_per_address.unwrap_or(1);
@@ -100,10 +113,13 @@ impl LimitSettings {
             limits.coordinator_queue.bytes as u64,
             limits.max_packet_bytes as u64,
         )?;
+        at_least("relay_queue_messages", limits.relay_queue.messages as u64, 1)?;
+        at_least("relay_queue_bytes", limits.relay_queue.bytes as u64, limits.max_packet_bytes as u64)?;
         at_least("max_in_flight", limits.max_in_flight.into(), 1)?;
         at_least("max_keep_alive_seconds", limits.max_keep_alive.as_secs(), 1)?;
         at_least("write_timeout_seconds", limits.write_timeout.as_secs(), 1)?;
         at_least("max_subscriptions_per_device", limits.max_subscriptions_per_device as u64, 2)?;
+        at_least("max_subscriptions_per_relay", limits.max_subscriptions_per_relay as u64, 2)?;
         Ok(limits)
     }
 
