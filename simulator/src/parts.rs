@@ -9,6 +9,7 @@
 //! devices   the part that is devices
 //! broker    the part that is the embedded broker
 //! process   a part, seen from here
+//! sources   where connections come from
 //! usage     processor time and memory of the process that asks
 //! ```
 
@@ -16,6 +17,7 @@ pub mod broker;
 pub mod devices;
 mod orders;
 mod process;
+mod sources;
 mod usage;
 
 pub use orders::{
@@ -24,4 +26,5 @@ pub use orders::{
 };
 pub(crate) use orders::{hear, say};
 pub use process::{Part, PartFailed};
+pub(crate) use sources::{first_source, source};
 pub use usage::Usage;
