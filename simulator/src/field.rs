@@ -20,7 +20,7 @@ use rand_core::OsRng;
 use tempfile::TempDir;
 
 use crate::fleet::start_coordinator;
-use crate::parts::{DevicesAnswer, DevicesBegin, DevicesOrder, Made, Part, Seen, Usage, Which};
+use crate::parts::{DevicesAnswer, DevicesBegin, DevicesOrder, Made, Part, Seen, Usage, Which, first_source};
 use crate::progress::Progress;
 use brokers::{BrokerPart, Place};
 
@@ -327,9 +327,7 @@ impl Field {
 
     async fn start_devices(&self) -> anyhow::Result<Part> {
         let number = self.devices.len();
-        // One address has some 28,000 ports; every process connects from one of its own.
-        let from = (!self.is_tls && self.address.ip().is_loopback())
-            .then(|| std::net::Ipv4Addr::new(127, 0, 1, 1 + (number % 250) as u8));
+        let from = (!self.is_tls && self.address.ip().is_loopback()).then(|| first_source(number));
         let edge = self.edge_addresses.iter().cycle().nth(number);
         let per_connection = self.options.devices_per_connection;
         let begin = DevicesBegin {
@@ -352,7 +350,8 @@ impl Field {
         let DevicesAnswer::Made(made) = part.ask(&DevicesOrder::Make(count)).await? else {
             anyhow::bail!("the devices answer something else");
         };
-        if self.is_tls {
+        // What is behind a gateway shows no certificate of its own to the broker.
+        if self.is_tls && self.options.devices_per_connection == 1 {
             let valid = Validity::without_end(i64::try_from(unix_seconds())?);
             let chain = |made: &Made| {
                 let role = Role::Device(made.id);

@@ -72,6 +72,7 @@ enum PartName {
 #[command(after_help = "Examples:\n  \
     fleetkey-sim bound --devices 10000\n  \
     fleetkey-sim bound --devices 100000\n  \
+    fleetkey-sim bound --devices 100000 --devices-per-connection 100\n  \
     mosquitto -p 1883 & fleetkey-sim bound --devices 10000 --broker mqtt://127.0.0.1:1883 --json bound.json")]
 struct BoundArguments {
     /// Devices.
@@ -80,6 +81,9 @@ struct BoundArguments {
     /// Edges of the embedded broker, each a process; without it as many as the limit on open files asks for.
     #[arg(long, value_name = "K", conflicts_with = "broker", value_parser = clap::value_parser!(u32).range(0..=200))]
     edges: Option<u32>,
+    /// Devices on one connection, as a gateway has them; 1: each has its own.
+    #[arg(long, value_name = "M", default_value_t = 1, conflicts_with = "broker", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    devices_per_connection: u32,
     /// An MQTT broker to use instead of the embedded one: mqtt://HOST:PORT.
     #[arg(long, value_name = "URL", conflicts_with_all = ["tls", "fan_out"])]
     broker: Option<BrokerUrl>,
@@ -213,11 +217,21 @@ fn main() -> ExitCode {
 
 impl BoundArguments {
     fn run(self) -> anyhow::Result<bool> {
-        let Self { devices, edges, broker, tls, fan_out, rounds, cell_capacity, json } = self;
+        let Self {
+            devices,
+            edges,
+            devices_per_connection,
+            broker,
+            tls,
+            fan_out,
+            rounds,
+            cell_capacity,
+            json,
+        } = self;
         let broker = chosen(broker, tls, fan_out, edges);
         let options = bound::Options {
             devices: devices as usize,
-            devices_per_connection: 1,
+            devices_per_connection: devices_per_connection as usize,
             broker,
             rounds: rounds as usize,
             cell_capacity,

@@ -10,6 +10,7 @@
 //! broker       the part that is the embedded broker
 //! coordinator  the part that is a coordinator by itself
 //! process      a part, seen from here
+//! sources      where connections come from
 //! usage        processor time and memory of the process that asks
 //! ```
 
@@ -18,6 +19,7 @@ pub mod coordinator;
 pub mod devices;
 mod orders;
 mod process;
+mod sources;
 mod usage;
 
 pub use orders::{
@@ -26,4 +28,5 @@ pub use orders::{
 };
 pub(crate) use orders::{hear, say};
 pub use process::{Part, PartFailed};
+pub(crate) use sources::{first_source, source};
 pub use usage::Usage;

@@ -11,7 +11,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use serde::{Deserialize, Serialize};
 
-use crate::parts::{Part, hear, say};
+use crate::parts::{Part, first_source, hear, say, source};
 
 const LISTENER: Token = Token(usize::MAX);
 /// Open files of a process, beside its sockets.
@@ -51,7 +51,7 @@ pub async fn rounds(
         let mut server =
             Part::start("sockets", &Begin::Server { clients: count, message_bytes, reply_bytes }).await?;
         let Answer::Listening(address) = server.hear().await? else { anyhow::bail!("no address") };
-        let from = Ipv4Addr::new(127, 0, 2, 1 + (servers.len() % 250) as u8);
+        let from = first_source(servers.len());
         let begin = Begin::Clients { server: address, from, count, message_bytes, reply_bytes };
         all_clients.push(Part::start("sockets", &begin).await?);
         servers.push(server);
@@ -191,7 +191,7 @@ fn clients(
     let mut streams = Vec::with_capacity(count);
     for at in 0..count {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.bind(&SocketAddr::from((source(from, at), 0)).into())?;
         socket.connect(&server.into())?;
         socket.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;

@@ -42,6 +42,15 @@ fn devices_on_connections_of_their_own_at_one_broker() {
 }
 
 #[test]
+fn devices_on_gateways() {
+    for more in [&["--edges", "0"][..], &["--edges", "2", "--tls"]] {
+        let found = bound(&[&["--devices-per-connection", "8"], more].concat());
+        assert_measured(&found);
+        assert_eq!(found["connections"], 7);
+    }
+}
+
+#[test]
 fn devices_spread_over_edges_of_the_broker() {
     for more in [&["--edges", "3"][..], &["--edges", "2", "--tls"], &["--edges", "1", "--fan-out", "router"]]
     {

@@ -104,7 +104,8 @@ fn assert_went_well(report: &RunReport) {
     let phase = |name: &str| report.phases.iter().find(|phase| phase.name == name).unwrap();
     let heard = |name: &str| phase(name).latency.as_ref().map_or(0, fleetkey_report::Histogram::count);
     // Whoever is left confirms each key, and whoever was cut off is answered.
-    assert_eq!(heard("onboard"), 60);
+    // Those who are in already confirm again when the next are let in.
+    assert!(heard("onboard") >= 60, "{}", heard("onboard"));
     for name in ["revoke", "rekey", "after", "broker"] {
         assert_eq!(heard(name), 56, "{name}");
     }

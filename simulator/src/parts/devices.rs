@@ -1,4 +1,6 @@
-//! The part that is devices: real agent cores, each on its own connection.
+//! The part that is devices: real agent cores, each on its own connection, or many on one.
+
+mod member;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,14 +8,14 @@ use std::io;
 use anyhow::Context as _;
 use fleetkey_agent_core::{AgentConfig, MemoryStore};
 use fleetkey_identity::{FleetRoots, IdentityKey, chain_from_pem, tls};
-use fleetkey_swarm::{Clock, Crew, Device, Route, Seat, Shard, ShardOptions, Tls};
+use fleetkey_swarm::{Clock, Crew, Device, Gateway, Route, Shard, ShardOptions, Tls};
 use fleetkey_wire::DeviceId;
 use rand_core::OsRng;
 
 use super::orders::{DevicesAnswer, DevicesBegin, DevicesOrder, Made, Seen, Which, hear, say};
+use super::source;
 use super::usage::Usage;
-
-type Member = Device<MemoryStore>;
+use member::{Member, Spot};
 
 /// Is devices until standard input ends.
 ///
@@ -37,7 +39,7 @@ struct Devices {
     clock: Clock,
     shards: Vec<Shard<Member>>,
     /// Where each device sits, in the order in which they were made.
-    seats: Vec<(usize, Seat)>,
+    spots: Vec<Spot>,
     by_id: BTreeMap<DeviceId, usize>,
     /// The keys of the devices made last, until they have their certificates.
     uncertified: Vec<IdentityKey>,
@@ -55,7 +57,7 @@ impl Devices {
             coordinator: chain_from_pem(&begin.coordinator).context("the coordinator's chain")?,
             clock: Clock::start(),
             shards,
-            seats: Vec::new(),
+            spots: Vec::new(),
             by_id: BTreeMap::new(),
             uncertified: Vec::new(),
             begin,
@@ -66,11 +68,11 @@ impl Devices {
         match order {
             DevicesOrder::Make(count) => return Ok(DevicesAnswer::Made(self.make(count)?)),
             DevicesOrder::Certify(chains) => self.certify(&chains)?,
-            DevicesOrder::Connect(which) => self.each(&which, Crew::connect)?,
-            DevicesOrder::Disconnect(which) => self.each(&which, Crew::disconnect)?,
+            DevicesOrder::Connect(which) => self.each(&which, member::plug_in)?,
+            DevicesOrder::Disconnect(which) => self.each(&which, member::unplug)?,
             DevicesOrder::Echo(reply_bytes) => {
-                self.each(&Which::Range(0, self.seats.len()), move |crew, seat| {
-                    _ = crew.with(seat, |device, _| device.set_echo(reply_bytes));
+                self.each(&Which::Range(0, self.spots.len()), move |crew, spot| {
+                    _ = member::with(crew, spot, |device| device.set_echo(reply_bytes));
                 })?
             }
             DevicesOrder::Look => return Ok(DevicesAnswer::Seen(Box::new(self.look()?))),
@@ -81,10 +83,9 @@ impl Devices {
 
     fn make(&mut self, count: usize) -> anyhow::Result<Vec<Made>> {
         let mut made = Vec::with_capacity(count);
-        let mut comers: Vec<Vec<Member>> = self.shards.iter().map(|_| Vec::new()).collect();
+        let mut devices = Vec::with_capacity(count);
         self.uncertified.clear();
-        let mut places = Vec::with_capacity(count);
-        for number in 0..count {
+        for _ in 0..count {
             let (id, identity) = (DeviceId::random(&mut OsRng), IdentityKey::generate(&mut OsRng));
             made.push(Made { id, public_key: identity.public_key() });
             let config = AgentConfig {
@@ -95,42 +96,96 @@ impl Devices {
                 coordinator_chain: self.coordinator.clone(),
             };
             self.uncertified.push(identity);
-            let device = Device::open(config, MemoryStore::default(), self.clock).context("load an agent")?;
-            let shard = (self.seats.len() + number) % self.shards.len();
-            if let Some(comers) = comers.get_mut(shard) {
-                comers.push(device);
-            }
-            places.push((id, shard));
+            devices.push(Device::open(config, MemoryStore::default(), self.clock).context("load an agent")?);
         }
-        let route = Route { broker: self.begin.broker, from: self.begin.from, tls: None };
+        if self.begin.per_connection > 1 {
+            devices.into_iter().try_for_each(|device| self.seat_with_others(device))?;
+        } else {
+            self.seat_alone(devices)?;
+        }
+        Ok(made)
+    }
+
+    /// Each on a connection of its own.
+    fn seat_alone(&mut self, devices: Vec<Device<MemoryStore>>) -> anyhow::Result<()> {
+        let mut comers: Vec<Vec<(Member, Route)>> = self.shards.iter().map(|_| Vec::new()).collect();
+        let mut places = Vec::with_capacity(devices.len());
+        for (number, device) in devices.into_iter().enumerate() {
+            let shard = (self.spots.len() + number) % self.shards.len();
+            places.push((device.id(), shard));
+            if let Some(comers) = comers.get_mut(shard) {
+                let route = self.route(self.spots.len() + number, None);
+                comers.push((Member::Alone(Box::new(device)), route));
+            }
+        }
         let mut seated = Vec::new();
         for (shard, comers) in self.shards.iter().zip(comers) {
-            let route = route.clone();
             let seats = shard.call(move |crew| {
-                let seats = comers.into_iter().map(|device| crew.add(device, route.clone()));
+                let seats = comers.into_iter().map(|(member, route)| crew.add(member, route));
                 seats.collect::<Vec<_>>()
             })?;
             seated.push(seats.into_iter());
         }
         for (id, shard) in places {
             let seat = seated.get_mut(shard).and_then(Iterator::next).context("a device without a seat")?;
-            self.by_id.insert(id, self.seats.len());
-            self.seats.push((shard, seat));
+            self.by_id.insert(id, self.spots.len());
+            self.spots.push(Spot { shard, seat, at: 0 });
         }
-        Ok(made)
+        Ok(())
+    }
+
+    /// On the gateway that was begun last, or on the next one when that is full.
+    fn seat_with_others(&mut self, device: Device<MemoryStore>) -> anyhow::Result<()> {
+        let number = self.spots.len() / self.begin.per_connection;
+        let (shard, at) = (number % self.shards.len(), self.spots.len() % self.begin.per_connection);
+        let on = self.shards.get(shard).context("no such thread")?;
+        let seat = match self.spots.last() {
+            Some(last) if at > 0 => last.seat,
+            Some(_) | None => {
+                let gateway = Gateway::new(format!("relay-{}-{number}", std::process::id()));
+                let tls = self.begin.relay.as_ref().map(|papers| self.tls(&papers.chain, &papers.key));
+                let route = self.route(number, tls.transpose()?);
+                on.call(move |crew| crew.add(Member::Many(Box::new(gateway)), route))?
+            }
+        };
+        self.by_id.insert(device.id(), self.spots.len());
+        self.spots.push(Spot { shard, seat, at });
+        on.call(move |crew| {
+            crew.with(seat, |member, _| {
+                if let Member::Many(gateway) = member {
+                    gateway.add(device);
+                }
+            });
+        })?;
+        Ok(())
+    }
+
+    /// How the connection of this number is made.
+    fn route(&self, connection: usize, tls: Option<Tls>) -> Route {
+        let from = self.begin.from.map(|first| source(first, connection));
+        Route { broker: self.begin.broker, from, tls }
+    }
+
+    fn tls(&self, chain: &str, key: &str) -> anyhow::Result<Tls> {
+        let key = IdentityKey::from_pkcs8_pem(key).context("a gateway's key")?;
+        self.tls_of(chain, &key)
+    }
+
+    fn tls_of(&self, chain: &str, key: &IdentityKey) -> anyhow::Result<Tls> {
+        let name = self.begin.broker_name.clone().context("the broker speaks no TLS")?;
+        let chain = chain_from_pem(chain).context("a chain")?;
+        let config = tls::client_config(&chain, key, &self.roots)?;
+        Ok(Tls { config, name: name.try_into().context("the broker's name")? })
     }
 
     fn certify(&mut self, chains: &[String]) -> anyhow::Result<()> {
         let keys = std::mem::take(&mut self.uncertified);
         anyhow::ensure!(keys.len() == chains.len(), "{} chains for {} devices", chains.len(), keys.len());
-        let name = self.begin.broker_name.clone().context("the broker speaks no TLS")?;
-        let first = self.seats.len() - keys.len();
-        for ((key, chain), (shard, seat)) in keys.iter().zip(chains).zip(self.seats.iter().skip(first)) {
-            let chain = chain_from_pem(chain).context("a device's chain")?;
-            let config = tls::client_config(&chain, key, &self.roots)?;
-            let tls = Tls { config, name: name.clone().try_into().context("the broker's name")? };
-            let route = Route { broker: self.begin.broker, from: self.begin.from, tls: Some(tls) };
-            let (seat, shard) = (*seat, self.shards.get(*shard).context("no such thread")?);
+        let first = self.spots.len() - keys.len();
+        for (number, (key, chain)) in keys.iter().zip(chains).enumerate() {
+            let spot = self.spots.get(first + number).context("a device without a seat")?;
+            let route = self.route(first + number, Some(self.tls_of(chain, key)?));
+            let (seat, shard) = (spot.seat, self.shards.get(spot.shard).context("no such thread")?);
             shard.call(move |crew| crew.reroute(seat, route))?;
         }
         Ok(())
@@ -140,27 +195,28 @@ impl Devices {
     fn each(
         &self,
         which: &Which,
-        act: impl Fn(&mut Crew<Member>, Seat) + Copy + Send + 'static,
+        act: impl Fn(&mut Crew<Member>, Spot) + Copy + Send + 'static,
     ) -> anyhow::Result<()> {
-        let chosen: Vec<(usize, Seat)> = match which {
+        let chosen: Vec<Spot> = match which {
             Which::Range(first, end) => {
-                self.seats.iter().skip(*first).take(end.saturating_sub(*first)).copied().collect()
+                self.spots.iter().skip(*first).take(end.saturating_sub(*first)).copied().collect()
             }
-            Which::Ids(ids) => {
-                let numbers = ids.iter().filter_map(|id| self.by_id.get(id));
-                numbers.filter_map(|number| self.seats.get(*number).copied()).collect()
-            }
+            Which::Ids(ids) => self.spots_of(ids),
         };
         for (number, shard) in self.shards.iter().enumerate() {
-            let seats: Vec<Seat> =
-                chosen.iter().filter(|(of, _)| *of == number).map(|(_, seat)| *seat).collect();
-            shard.call(move |crew| seats.into_iter().for_each(|seat| act(crew, seat)))?;
+            let spots: Vec<Spot> = chosen.iter().filter(|spot| spot.shard == number).copied().collect();
+            shard.call(move |crew| spots.into_iter().for_each(|spot| act(crew, spot)))?;
         }
         Ok(())
     }
 
+    fn spots_of(&self, ids: &[DeviceId]) -> Vec<Spot> {
+        let numbers = ids.iter().filter_map(|id| self.by_id.get(id));
+        numbers.filter_map(|number| self.spots.get(*number).copied()).collect()
+    }
+
     fn look(&self) -> anyhow::Result<Seen> {
-        let mut all = Seen { devices: self.seats.len(), ..Seen::default() };
+        let mut all = Seen { devices: self.spots.len(), ..Seen::default() };
         let mut bytes = Vec::new();
         for shard in &self.shards {
             let mut seen = shard.call(|crew| look_at(crew))?;
@@ -169,8 +225,8 @@ impl Devices {
             all += seen;
         }
         // On each thread they sit in the order in which they were made.
-        for (shard, _) in &self.seats {
-            let of_device = bytes.get_mut(*shard).and_then(Iterator::next);
+        for spot in &self.spots {
+            let of_device = bytes.get_mut(spot.shard).and_then(Iterator::next);
             let (received, sent) = of_device.context("a device that was not looked at")?;
             all.received_bytes.push(received);
             all.sent_bytes.push(sent);
@@ -180,18 +236,16 @@ impl Devices {
     }
 
     fn answered(&self, ids: &[DeviceId]) -> anyhow::Result<Vec<DeviceId>> {
-        let places = ids.iter().filter_map(|id| self.by_id.get(id));
-        let places: Vec<(usize, Seat)> =
-            places.filter_map(|number| self.seats.get(*number).copied()).collect();
+        let places = self.spots_of(ids);
         let mut answered = Vec::new();
         for (number, shard) in self.shards.iter().enumerate() {
-            let here = places.iter().filter(|(of, _)| *of == number);
-            let seats: Vec<Seat> = here.map(|(_, seat)| *seat).collect();
+            let here: Vec<Spot> = places.iter().filter(|spot| spot.shard == number).copied().collect();
             answered.extend(shard.call(move |crew| {
-                let ask = |seat| {
-                    crew.with(seat, |device, _| device.status().is_answered.then(|| device.id())).flatten()
+                let ask = |spot| {
+                    member::with(crew, spot, |device| device.status().is_answered.then(|| device.id()))
+                        .flatten()
                 };
-                seats.into_iter().filter_map(ask).collect::<Vec<_>>()
+                here.into_iter().filter_map(ask).collect::<Vec<_>>()
             })?);
         }
         Ok(answered)
@@ -200,7 +254,7 @@ impl Devices {
 
 fn look_at(crew: &Crew<Member>) -> Seen {
     let mut seen = Seen { connected: crew.open(), lost: crew.lost(), ..Seen::default() };
-    for (_, device) in crew.riders() {
+    for device in crew.riders().flat_map(|(_, member)| member.devices()) {
         seen.in_group += usize::from(device.agent().topics().len() > 1);
         seen.alarms += device.alarms();
         seen.traffic += device.traffic();

@@ -93,7 +93,7 @@ pub struct DevicesBegin {
     pub broker: SocketAddr,
     /// What its certificate is for, if it speaks TLS.
     pub broker_name: Option<String>,
-    /// Where the connections come from.
+    /// The first of the addresses that connections come from.
     pub from: Option<Ipv4Addr>,
     /// Threads that they share.
     pub threads: usize,

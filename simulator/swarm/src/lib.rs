@@ -4,6 +4,7 @@
 //! shard    a thread: sockets, timers, MQTT; one rider on each connection
 //! rider    what a connection is for
 //! device   a rider: the real agent core of one device
+//! gateway  a rider: many devices on one connection
 //! meter    what came and went
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! Deliberately absent: any decision of the protocol, and the coordinator.
 
 mod device;
+mod gateway;
 mod link;
 mod meter;
 mod rider;
@@ -22,6 +24,7 @@ mod shard;
 mod socket;
 
 pub use device::{Clock, Device};
+pub use gateway::Gateway;
 pub use meter::{Traffic, Volume};
 pub use rider::{Outbox, Rider};
 pub use route::{Route, Tls};

@@ -28,6 +28,8 @@ const MAX_EVENTS: usize = 96;
 const READ_BYTES: usize = 64 * 1024;
 /// From the first packet of TCP to CONNACK.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+/// Filters in one SUBSCRIBE.
+const FILTERS: usize = 128;
 /// A refused subscription is asked for again after at most so long.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -422,10 +424,10 @@ impl<R: Rider> Crew<R> {
                     link::unsubscribe(next_id(), unsubscribes, &mut place.out);
                 }
                 let subscribes = std::mem::take(&mut self.outbox.subscribes);
-                if !subscribes.is_empty() {
+                for some in subscribes.chunks(FILTERS) {
                     let packet_id = next_id();
-                    link::subscribe(packet_id, &subscribes, &mut place.out);
-                    place.asked.insert(packet_id, subscribes);
+                    link::subscribe(packet_id, some, &mut place.out);
+                    place.asked.insert(packet_id, some.to_vec());
                 }
                 for (topic, payload) in self.outbox.publishes.drain(..) {
                     link::publish(&topic, &payload, &mut place.out);
