@@ -345,6 +345,29 @@ fn what_is_outside_of_the_workspace_has_the_same_lints_and_is_used_by_nobody() {
     }
 }
 
+#[test]
+fn every_planted_bug_applies() {
+    let planted =
+        fs::read_dir(root().join("simulator/chaos/mutants")).unwrap().map(|entry| entry.unwrap().path());
+    let planted: Vec<_> =
+        planted.filter(|path| path.extension().is_some_and(|extension| extension == "patch")).collect();
+    assert!(!planted.is_empty());
+    for patch in planted {
+        let Ok(tried) =
+            Command::new("git").args(["apply", "--check"]).arg(&patch).current_dir(root()).output()
+        else {
+            eprintln!("NOT RUN: git is not installed");
+            return;
+        };
+        let why = String::from_utf8_lossy(&tried.stderr);
+        assert!(
+            tried.status.success(),
+            "{}: make it anew, so that it plants the same bug: {why}",
+            patch.display()
+        );
+    }
+}
+
 /// Whether `name` is `family`, or one of its parts: `tokio`, `tokio-util`.
 fn is_of(name: &str, family: &str) -> bool {
     name.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_']))
