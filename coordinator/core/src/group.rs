@@ -177,6 +177,8 @@ pub(crate) struct Group {
     acknowledged: usize,
     /// Wanted devices with a key package in stock.
     ready: BTreeSet<DeviceId>,
+    /// Those of them that the newest key was issued for, and that have no place yet.
+    batch: BTreeSet<DeviceId>,
     /// Members that lost their state, with a key package in stock.
     afresh: BTreeSet<DeviceId>,
     /// Wanted devices, and members that lost their state, without a key package in stock.
@@ -202,6 +204,7 @@ impl Group {
             placed: 0,
             acknowledged: 0,
             ready: BTreeSet::new(),
+            batch: BTreeSet::new(),
             afresh: BTreeSet::new(),
             lacking: BTreeSet::new(),
             ask_again: None,
@@ -336,7 +339,7 @@ impl Group {
     /// The next moment at which [`Self::handle_timeout`] has something to do.
     pub(crate) fn poll_timeout(&self) -> Millis {
         let window = self.window_until.map(|until| match &self.in_flight {
-            Some(flight) if self.afresh.is_empty() => until.max(flight.until),
+            Some(flight) if self.afresh.is_empty() && self.batch.is_empty() => until.max(flight.until),
             Some(_) | None => until,
         });
         let resend = self.resend.as_ref().map(|resend| resend.at);

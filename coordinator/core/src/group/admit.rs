@@ -1,8 +1,10 @@
 //! Joins: who is wanted, where there is room, and when the next batch goes in.
 //!
 //! Joins that arrive within the window share one rekey, and the next batch waits until those online have
-//! confirmed the last, so that onboarding N devices costs far fewer than N rekeys. A member that lost its state
-//! comes in afresh through its own cell, which changes no key and waits for nobody's confirmation.
+//! confirmed the last, so that onboarding N devices costs far fewer than N rekeys. Who is in a batch is settled when its
+//! key is issued; their places in cells are given in transactions so short that a revocation in between does not wait.
+//! A member that lost its state comes in afresh through its own cell, which changes no key and waits for nobody's
+//! confirmation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +21,10 @@ use crate::records::{MemberRecord, Place};
 const JOINS_PER_COMMIT: usize = 24;
 /// Those who owe a key package are asked again after this long at first; it doubles each time.
 const ASK_AGAIN_MILLISECONDS: u64 = 15_000;
-/// Joins in one rekey: keeps the writer free for a revocation.
-const JOINS_PER_REKEY: usize = 512;
+/// Joins in one transaction: keeps the writer free for a revocation.
+const JOINS_PER_TRANSACTION: usize = 128;
+/// Joins in one rekey: bounds how many ways in are on their way at a time.
+const JOINS_PER_REKEY: usize = 4_096;
 
 /// When those who owe a key package are asked again.
 #[derive(Debug)]
@@ -170,27 +174,45 @@ impl Group {
     ) {
         if context.is_superseded() || self.awaits_psk() {
             self.window_until = None;
+            self.batch.clear();
         }
         if self.window_until.is_none_or(|until| now.mono < until) {
             return;
         }
-        let may_rekey = self.in_flight.is_none() || self.record.policy.on_join == OnJoin::Next;
-        if self.afresh.is_empty() && !may_rekey {
+        let has_key = !self.batch.is_empty();
+        if !has_key && (self.in_flight.is_none() || self.record.policy.on_join == OnJoin::Next) {
+            self.batch = self.ready.iter().take(JOINS_PER_REKEY).copied().collect();
+        }
+        if self.afresh.is_empty() && self.batch.is_empty() {
             return;
         }
-        let Ok(plans) = self.plan_joins(context, devices, may_rekey, now, rng) else { return };
+        let ready = &self.ready;
+        let joiners: BTreeSet<DeviceId> = std::iter::from_fn(|| self.batch.pop_first())
+            .filter(|id| ready.contains(id))
+            .take(JOINS_PER_TRANSACTION)
+            .collect();
+        let Ok(plans) = self.plan_joins(context, devices, &joiners, now, rng) else { return };
+        let tried: Vec<DeviceId> = plans.values().flat_map(|plan| plan.add.iter().copied()).collect();
         let rekey = match self.record.policy.on_join {
-            OnJoin::Rekey => Rekey::IfJoined,
-            OnJoin::Next => Rekey::No,
+            OnJoin::Rekey if !has_key => Rekey::IfJoined,
+            OnJoin::Rekey | OnJoin::Next => Rekey::No,
         };
+        let issued = self.record.last_issued;
         if self.transact(context, devices, plans, rekey, now, rng).is_err() {
             return;
         }
+        if has_key {
+            self.await_joined(context, devices, &joiners, now);
+        } else if self.record.last_issued == issued {
+            // Nobody joined, or no key is asked for: the next transaction is a batch of its own.
+            self.batch.clear();
+        }
         // Whoever dropped out for a bad key package waits for the next one; the rest waits for the next batch.
         let suite = self.record.policy.suite;
-        let stocked = |id: &DeviceId| devices.get(id).is_some_and(|device| device.stock_of(suite) > 0);
-        self.ready.retain(stocked);
-        self.afresh.retain(stocked);
+        for id in tried.iter().filter(|id| devices.get(id).is_none_or(|device| device.stock_of(suite) == 0)) {
+            self.ready.remove(id);
+            self.afresh.remove(id);
+        }
         let is_empty = self.ready.is_empty() && self.afresh.is_empty();
         self.window_until = (!is_empty).then_some(now.mono);
     }
@@ -199,7 +221,7 @@ impl Group {
         &mut self,
         context: &mut Context,
         devices: &mut Devices,
-        may_rekey: bool,
+        joiners: &BTreeSet<DeviceId>,
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<BTreeMap<CellId, CellPlan>, Failed> {
@@ -217,8 +239,8 @@ impl Group {
                 }
             }
         }
-        if may_rekey {
-            self.place(context, &mut plans, now, rng)?;
+        if !joiners.is_empty() {
+            self.place(context, &mut plans, joiners.clone(), now, rng)?;
         }
         Ok(plans)
     }
@@ -228,11 +250,11 @@ impl Group {
         &mut self,
         context: &mut Context,
         plans: &mut BTreeMap<CellId, CellPlan>,
+        mut joiners: BTreeSet<DeviceId>,
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<(), Failed> {
         let capacity = usize::from(self.record.policy.cell_capacity);
-        let mut joiners: BTreeSet<DeviceId> = self.ready.iter().take(JOINS_PER_REKEY).copied().collect();
         let mut rooms: Vec<(usize, CellId)> = self
             .cells
             .iter()

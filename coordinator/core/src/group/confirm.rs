@@ -87,7 +87,9 @@ impl Group {
         }
         if acknowledges && self.behind() == 0 {
             self.resend = None;
-            context.event(Event::AllConfirmed { group, key_epoch });
+            if self.batch.is_empty() {
+                context.event(Event::AllConfirmed { group, key_epoch });
+            }
             self.close_deadlines(context, now);
         }
         Ok(())

@@ -27,6 +27,7 @@ impl Group {
         for id in gone {
             let Some(member) = self.members.remove(id) else { continue };
             self.ready.remove(id);
+            self.batch.remove(id);
             self.afresh.remove(id);
             context.delete(&member.record);
             if devices.get(id).is_some_and(|device| !device.is_revoked()) {
