@@ -31,9 +31,6 @@ use crate::packet::{
 use crate::refusal::{Close, Refusal};
 use crate::session::{Session, Wants};
 
-/// With this much to write, nothing more is read or taken from the queue.
-pub(crate) const OUTPUT_BYTES: usize = 64 * 1024;
-pub(crate) const OUTPUT_PACKETS: usize = 64;
 /// What a whole fleet says is written to a coordinator in gulps, and what is for many devices to their relay: at most one in
 /// this time, unless it is much.
 pub(crate) const GATHER: Duration = Duration::from_millis(1);
@@ -61,8 +58,6 @@ pub(crate) struct Connection<S> {
     expires: Option<Instant>,
     /// Nothing more is taken from the queue before then, unless it is much.
     gathering: Option<Instant>,
-    /// Since when the client has taken nothing of what there is for it.
-    stalled: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -97,7 +92,6 @@ impl<S: Stream> Connection<S> {
             silenced: None,
             expires: terms.expires,
             gathering: None,
-            stalled: None,
             timer: Box::pin(sleep_until(heard + keep_alive)),
         }
     }
@@ -133,7 +127,7 @@ impl<S: Stream> Connection<S> {
         let mut input = self.link.take_input();
         self.held_back = false;
         self.silenced = None;
-        while self.has_room() && !input.is_empty() {
+        while self.link.has_room() && !input.is_empty() {
             if self.must_wait() {
                 self.held_back = true;
                 break;
@@ -244,7 +238,7 @@ impl<S: Stream> Connection<S> {
             return;
         }
         let (mut messages, mut payload_bytes) = (0, 0);
-        while self.has_room() {
+        while self.link.has_room() {
             let Some(delivery) = self.session.take(self.in_flight.has_room()) else { break };
             let message = delivery.message;
             // MQTT 5 §3.1.2.11.4: what the client does not take is as good as delivered.
@@ -277,8 +271,8 @@ impl<S: Stream> Connection<S> {
 
     /// Waits for anything to do; returns when `handle_input` or `fill_output` may get further.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
-        let mut progress = self.poll_output(cx)?;
-        let wants = match (self.has_room(), self.in_flight.has_room()) {
+        let mut progress = self.link.poll_output(cx).map_err(|_| Close::Vanished)?;
+        let wants = match (self.link.has_room(), self.in_flight.has_room()) {
             (false, _) => Wants::Nothing,
             (true, _) if self.gathering.is_some() => Wants::Later,
             (true, false) => Wants::Qos0,
@@ -292,29 +286,9 @@ impl<S: Stream> Connection<S> {
         self.poll_deadlines(cx)
     }
 
-    /// Answers whether there is room again.
-    fn poll_output(&mut self, cx: &mut Context<'_>) -> Result<bool, Close> {
-        if !self.link.wants_to_write() {
-            return Ok(false);
-        }
-        let had_room = self.has_room();
-        match self.link.poll_write(cx) {
-            Poll::Ready(Ok(all)) => {
-                self.stalled = (!all).then(Instant::now);
-                // There is more to write: the socket has to be asked again to be heard from again.
-                Ok(!all || (!had_room && self.has_room()))
-            }
-            Poll::Ready(Err(_)) => Err(Close::Vanished),
-            Poll::Pending => {
-                self.stalled.get_or_insert_with(Instant::now);
-                Ok(false)
-            }
-        }
-    }
-
     /// Answers whether there is something to handle.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Result<bool, Close> {
-        if !self.has_room() {
+        if !self.link.has_room() {
             return Ok(false);
         }
         if self.silenced.is_some() {
@@ -340,7 +314,7 @@ impl<S: Stream> Connection<S> {
     fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Close>> {
         loop {
             let silent = self.heard + self.keep_alive;
-            let stuck = self.stalled.map(|since| since + self.hub.limits.write_timeout);
+            let stuck = self.link.stalled().map(|since| since + self.hub.limits.write_timeout);
             let next = [stuck, self.silenced, self.gathering, self.expires]
                 .into_iter()
                 .flatten()
@@ -369,11 +343,6 @@ impl<S: Stream> Connection<S> {
             }
             self.timer.as_mut().reset(next);
         }
-    }
-
-    /// Is there room for more to write?
-    fn has_room(&self) -> bool {
-        self.link.output_bytes() < OUTPUT_BYTES && self.link.output_packets() < OUTPUT_PACKETS
     }
 
     /// Devices and relays wait when a coordinator, or the way up, has not taken yet what others have said.

@@ -13,11 +13,15 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// Read at once, at most.
 const READ_BYTES: usize = 16 * 1024;
 /// Packets written in one call, at most.
 const WRITE_PACKETS: usize = 64;
+/// With this much to write, nothing more is taken on.
+const OUTPUT_BYTES: usize = 64 * 1024;
+pub(crate) const OUTPUT_PACKETS: usize = WRITE_PACKETS;
 /// How long a closed connection is kept so that the last words arrive, and how much is read meanwhile: closing a
 /// socket with unread input discards what was sent.
 const LINGER: Duration = Duration::from_secs(1);
@@ -34,11 +38,19 @@ pub(crate) struct Link<S> {
     output: VecDeque<Bytes>,
     output_bytes: usize,
     needs_flush: bool,
+    stalled: Option<Instant>,
 }
 
 impl<S: Stream> Link<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, input: BytesMut::new(), output: VecDeque::new(), output_bytes: 0, needs_flush: false }
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: VecDeque::new(),
+            output_bytes: 0,
+            needs_flush: false,
+            stalled: None,
+        }
     }
 
     /// Takes what has been read; give back what is left of it.
@@ -57,18 +69,34 @@ impl<S: Stream> Link<S> {
         self.output.push_back(packet);
     }
 
-    /// Bytes waiting to be written.
-    pub(crate) const fn output_bytes(&self) -> usize {
-        self.output_bytes
+    /// Whether there is little enough to write that more may be taken on.
+    pub(crate) fn has_room(&self) -> bool {
+        self.output_bytes < OUTPUT_BYTES && self.output.len() < OUTPUT_PACKETS
     }
 
-    /// Packets waiting to be written.
-    pub(crate) fn output_packets(&self) -> usize {
-        self.output.len()
+    /// Since when the other side has taken nothing of what there is for it.
+    pub(crate) const fn stalled(&self) -> Option<Instant> {
+        self.stalled
     }
 
-    pub(crate) const fn wants_to_write(&self) -> bool {
-        self.output_bytes > 0 || self.needs_flush
+    /// Writes what there is. Answers whether to come again: there is room again, or more to write, and the socket has to be
+    /// asked again to be heard from again.
+    pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        if self.output_bytes == 0 && !self.needs_flush {
+            return Ok(false);
+        }
+        let had_room = self.has_room();
+        match self.poll_write(cx) {
+            Poll::Ready(all) => {
+                let all = all?;
+                self.stalled = (!all).then(Instant::now);
+                Ok(!all || (!had_room && self.has_room()))
+            }
+            Poll::Pending => {
+                self.stalled.get_or_insert_with(Instant::now);
+                Ok(false)
+            }
+        }
     }
 
     /// Reads some bytes; ready with 0 at the end of the stream.
@@ -169,7 +197,7 @@ mod tests {
             expected.extend_from_slice(&packet);
             link.write(packet.into());
         }
-        assert_eq!(link.output_bytes(), expected.len());
+        assert_eq!(link.output_bytes, expected.len());
         let read = tokio::spawn(async move {
             let mut all = Vec::new();
             theirs.read_to_end(&mut all).await.unwrap();

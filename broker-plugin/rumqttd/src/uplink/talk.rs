@@ -14,8 +14,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::way::Up;
 use super::wishes::{Wish, Wishes};
-use crate::connection::{GATHER, OUTPUT_BYTES, OUTPUT_PACKETS};
+use crate::connection::GATHER;
 use crate::hub::Hub;
+use crate::link::OUTPUT_PACKETS;
 use crate::packet::{
     Answer, Malformed, Publish, Version, frame, pingreq, read_answer, subscribe, unsubscribe,
 };
@@ -82,8 +83,6 @@ pub(super) struct Talk<'a> {
     ping: Instant,
     /// Nothing more is taken from the queue before then, unless it is much.
     gathering: Option<Instant>,
-    /// Since when nothing is taken of what there is.
-    stalled: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -100,7 +99,6 @@ impl<'a> Talk<'a> {
             heard: now,
             ping: now + KEEP_ALIVE / 2,
             gathering: None,
-            stalled: None,
             timer: Box::pin(sleep_until(now + KEEP_ALIVE / 2)),
         }
     }
@@ -154,7 +152,7 @@ impl<'a> Talk<'a> {
 
     /// Moves messages and wishes to the link.
     fn fill_output(&mut self) {
-        while self.has_room() {
+        while self.link.has_room() {
             let mut messages = Vec::new();
             if self.gathering.is_none() || self.session.has_much() {
                 while messages.len() < OUTPUT_PACKETS
@@ -207,8 +205,8 @@ impl<'a> Talk<'a> {
 
     /// Waits for anything to do.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
-        let mut progress = self.poll_output(cx)?;
-        let has_room = self.has_room();
+        let mut progress = self.link.poll_output(cx)?;
+        let has_room = self.link.has_room();
         let wants = match (has_room, self.gathering) {
             (false, _) => Wants::Nothing,
             (true, Some(_)) => Wants::Later,
@@ -232,29 +230,10 @@ impl<'a> Talk<'a> {
         self.poll_deadlines(cx)
     }
 
-    /// Answers whether there is room again, or more to write.
-    fn poll_output(&mut self, cx: &mut Context<'_>) -> Result<bool, Lost> {
-        if !self.link.wants_to_write() {
-            return Ok(false);
-        }
-        let had_room = self.has_room();
-        match self.link.poll_write(cx) {
-            Poll::Ready(Ok(all)) => {
-                self.stalled = (!all).then(Instant::now);
-                Ok(!all || (!had_room && self.has_room()))
-            }
-            Poll::Ready(Err(error)) => Err(error.into()),
-            Poll::Pending => {
-                self.stalled.get_or_insert_with(Instant::now);
-                Ok(false)
-            }
-        }
-    }
-
     fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         loop {
             let silent = self.heard + KEEP_ALIVE * 3 / 2;
-            let stuck = self.stalled.map(|since| since + self.hub.limits.write_timeout);
+            let stuck = self.link.stalled().map(|since| since + self.hub.limits.write_timeout);
             let next =
                 [stuck, self.gathering].into_iter().flatten().fold(silent.min(self.ping), Instant::min);
             if next < self.timer.deadline() {
@@ -266,7 +245,7 @@ impl<'a> Talk<'a> {
                 return Poll::Ready(Err(Lost::Stuck));
             }
             // Who takes what we say, slowly, is not gone: it makes us wait.
-            if silent <= now && self.stalled.is_none() {
+            if silent <= now && self.link.stalled().is_none() {
                 return Poll::Ready(Err(Lost::Silent));
             }
             if self.ping <= now {
@@ -281,10 +260,6 @@ impl<'a> Talk<'a> {
             let later = if silent <= now { self.ping } else { next };
             self.timer.as_mut().reset(later.max(now));
         }
-    }
-
-    fn has_room(&self) -> bool {
-        self.link.output_bytes() < OUTPUT_BYTES && self.link.output_packets() < OUTPUT_PACKETS
     }
 }
 
