@@ -164,7 +164,7 @@ impl Coordinator {
             {
                 return Err(stray("a member", &cell));
             }
-            group.members.insert(record.device, crate::group::Member { record, is_awaited: false });
+            group.members.insert(record.device, crate::group::Member { record });
         }
         for record in read::<CommitRecord>(store)? {
             if let Some(cell) = cell_mut(&mut self.groups, &group_of, record.cell) {
@@ -414,7 +414,7 @@ impl Coordinator {
         let not_a_member = UpRefused::NotAMember { device, group: claim.group };
         let group = self.groups.get_mut(&claim.group).ok_or(not_a_member)?;
         group.confirm(&mut self.context, &mut self.devices, device, claim, now)?;
-        group.rotate_on_time(&mut self.context, &self.devices, now, rng);
+        group.rotate_on_time(&mut self.context, now, rng);
         Ok(())
     }
 
@@ -803,9 +803,9 @@ impl Coordinator {
             return Err(CommandError::RotationUnderWay(group.id()));
         }
         self.context.audit(now, "rotate", group.id(), "");
-        let done = group.distribute(&mut self.context, &self.devices, now, rng);
+        let done = group.distribute(&mut self.context, now, rng);
         let key_epoch = group.record.last_issued;
-        group.rotate_on_time(&mut self.context, &self.devices, now, rng);
+        group.rotate_on_time(&mut self.context, now, rng);
         self.check_done(done.map(drop)).map(|()| key_epoch)
     }
 

@@ -1,8 +1,8 @@
 //! One group: its key, its members, its cells.
 //!
 //! The parts of the job lie in files of their own: [`commit`] makes the one transaction in which cells and the
-//! group's key move; [`admit`] and [`remove`] plan it for joins and removals; [`rotate`], [`renew`] and [`resend`]
-//! act on time, as does [`deadline`]; [`confirm`] and [`catch_up`] act on what devices say; [`psk`] keeps out who lacks
+//! group's key move; [`admit`] and [`remove`] plan it for joins and removals, and [`flight`] says whom joins wait for;
+//! [`rotate`], [`renew`] and [`resend`] act on time, as does [`deadline`]; [`confirm`] and [`catch_up`] act on what devices say; [`psk`] keeps out who lacks
 //! the pre-shared key. Leaves devices and their links to
 //! [`crate::device`], and commands that touch several groups to [`crate::coordinator`].
 
@@ -11,6 +11,7 @@ pub(crate) mod catch_up;
 pub(crate) mod commit;
 pub(crate) mod confirm;
 pub(crate) mod deadline;
+mod flight;
 mod issued;
 pub(crate) mod psk;
 pub(crate) mod remove;
@@ -18,8 +19,7 @@ pub(crate) mod renew;
 pub(crate) mod resend;
 pub(crate) mod rotate;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
-use std::iter::Peekable;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleetkey_mls::{CellContext, ManagedCell};
 use fleetkey_wire::wrap::{WrapContext, wrap};
@@ -39,30 +39,6 @@ use crate::store::StoreError;
 /// All devices, by id.
 pub(crate) type Devices = BTreeMap<DeviceId, Device>;
 
-/// Finds the devices of ids that come in rising order: along with them where they are many, as a search for each of a
-/// hundred thousand costs more than all else that a rekey does for their cells.
-pub(crate) struct Along<'a> {
-    devices: &'a Devices,
-    walk: Option<Peekable<btree_map::Iter<'a, DeviceId, Device>>>,
-}
-
-/// A step costs so much less than a search.
-const STEPS_TO_A_SEARCH: usize = 4;
-
-impl<'a> Along<'a> {
-    pub(crate) fn new(devices: &'a Devices, ids: usize) -> Self {
-        let is_shorter = devices.len() <= ids.saturating_mul(STEPS_TO_A_SEARCH);
-        Self { devices, walk: is_shorter.then(|| devices.iter().peekable()) }
-    }
-
-    /// The device of this id, which is no smaller than the one asked for before.
-    pub(crate) fn find(&mut self, id: &DeviceId) -> Option<&'a Device> {
-        let Some(walk) = &mut self.walk else { return self.devices.get(id) };
-        while walk.next_if(|(at, _)| *at < id).is_some() {}
-        walk.peek().filter(|(at, _)| *at == id).map(|(_, device)| *device)
-    }
-}
-
 /// Commits of a cell that are kept for members that missed them.
 const KEPT_COMMITS: usize = 16;
 /// How often deadlines of the calendar are looked at.
@@ -80,8 +56,6 @@ pub(crate) struct Key {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) record: MemberRecord,
-    /// Whether a rekey in flight waits for its confirmation.
-    pub(crate) is_awaited: bool,
 }
 
 impl Member {
@@ -154,13 +128,6 @@ impl Cell {
     }
 }
 
-/// A rekey whose confirmations the next one for joins waits for.
-#[derive(Debug)]
-struct InFlight {
-    until: Millis,
-    awaited: usize,
-}
-
 /// One group.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -185,7 +152,7 @@ pub(crate) struct Group {
     lacking: BTreeSet<DeviceId>,
     ask_again: Option<admit::AskAgain>,
     window_until: Option<Millis>,
-    in_flight: Option<InFlight>,
+    in_flight: Option<flight::Flight>,
     resend: Option<resend::Resend>,
     /// Every key epoch that was issued, as far back as is kept.
     pub(crate) issued: issued::Issued,
@@ -339,7 +306,7 @@ impl Group {
     /// The next moment at which [`Self::handle_timeout`] has something to do.
     pub(crate) fn poll_timeout(&self) -> Millis {
         let window = self.window_until.map(|until| match &self.in_flight {
-            Some(flight) if self.afresh.is_empty() && self.batch.is_empty() => until.max(flight.until),
+            Some(flight) if self.afresh.is_empty() && self.batch.is_empty() => flight.due(until),
             Some(_) | None => until,
         });
         let resend = self.resend.as_ref().map(|resend| resend.at);
@@ -362,13 +329,13 @@ impl Group {
         rng: &mut dyn rand_core::CryptoRngCore,
     ) {
         if self.in_flight.as_ref().is_some_and(|flight| flight.until <= now.mono) {
-            self.end_flight();
+            self.in_flight = None;
         }
         self.ask_again_on_time(context, devices, now);
         self.admit(context, devices, now, rng);
         self.mend_clock(context, now);
         self.close_deadlines(context, now);
-        self.rotate_on_time(context, devices, now, rng);
+        self.rotate_on_time(context, now, rng);
         self.renew_on_time(context, devices, now, rng);
         self.resend_on_time(context, devices, now);
         if self.tick_at <= now.mono {
@@ -412,54 +379,10 @@ impl Group {
             cell.put(context);
         }
     }
-
-    fn end_flight(&mut self) {
-        self.in_flight = None;
-        for member in self.members.values_mut() {
-            member.is_awaited = false;
-        }
-    }
 }
 
 impl Member {
     pub(crate) fn has_acknowledged(&self, newest: ShortDigest) -> bool {
         self.cell().is_some() && self.record.acknowledged == newest.0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::labels::Labels;
-    use crate::records::{DeviceRecord, Origin, Standing};
-
-    fn device(number: u8) -> (DeviceId, Device) {
-        let id = DeviceId::from_bytes([number; 16]);
-        let record = DeviceRecord {
-            id,
-            name: number.to_string(),
-            public_key: [number; 32],
-            standing: Standing::Enrolled,
-            enrolled_unix_seconds: 0,
-            fresh_joins: 0,
-            last_fresh_join_unix_seconds: 0,
-            labels: Labels::default(),
-            origin: Origin::Operator,
-        };
-        (id, Device::new(record))
-    }
-
-    #[test]
-    fn walking_along_finds_what_searching_finds() {
-        let devices: Devices = [2, 3, 5, 8, 13, 21].map(device).into_iter().collect();
-        let asked = [1, 2, 2, 4, 5, 13, 14, 21, 34].map(|number| DeviceId::from_bytes([number; 16]));
-        for ids in [0, asked.len()] {
-            let mut along = Along::new(&devices, ids);
-            assert_eq!(along.walk.is_some(), ids > 0);
-            for id in &asked {
-                let found = along.find(id).map(Device::id);
-                assert_eq!(found, devices.get(id).map(Device::id), "{id}");
-            }
-        }
     }
 }

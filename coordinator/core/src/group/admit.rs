@@ -24,7 +24,7 @@ const ASK_AGAIN_MILLISECONDS: u64 = 15_000;
 /// Joins in one transaction: keeps the writer free for a revocation.
 const JOINS_PER_TRANSACTION: usize = 128;
 /// Joins in one rekey: bounds how many ways in are on their way at a time.
-const JOINS_PER_REKEY: usize = 4_096;
+const JOINS_PER_REKEY: usize = 8_192;
 
 /// When those who owe a key package are asked again.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Group {
             confirmed_unix_seconds: 0,
         };
         context.put(&record);
-        self.members.insert(id, super::Member { record, is_awaited: false });
+        self.members.insert(id, super::Member { record });
         if let Some(device) = devices.get_mut(&id) {
             device.groups.insert(self.record.id);
         }
@@ -180,7 +180,8 @@ impl Group {
             return;
         }
         let has_key = !self.batch.is_empty();
-        if !has_key && (self.in_flight.is_none() || self.record.policy.on_join == OnJoin::Next) {
+        if !has_key && (self.record.policy.on_join == OnJoin::Next || self.has_landed(context, devices, now))
+        {
             self.batch = self.ready.iter().take(JOINS_PER_REKEY).copied().collect();
         }
         if self.afresh.is_empty() && self.batch.is_empty() {
@@ -202,7 +203,7 @@ impl Group {
             return;
         }
         if has_key {
-            self.await_joined(context, devices, &joiners, now);
+            self.await_joined(context, now);
         } else if self.record.last_issued == issued {
             // Nobody joined, or no key is asked for: the next transaction is a batch of its own.
             self.batch.clear();

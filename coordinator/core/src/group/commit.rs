@@ -9,14 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use fleetkey_mls::{AddDevice, Changes, Committed, ManagedCell};
 use fleetkey_wire::error::Named;
 use fleetkey_wire::{
-    CellFrame, CellId, CommitMessages, DeviceId, DownBody, GroupSecret, KeyEpoch, Millis, Now, PskId, Reason,
-    Statement, Welcome,
+    CellFrame, CellId, CommitMessages, DeviceId, DownBody, GroupSecret, KeyEpoch, Now, Reason, Statement,
+    Welcome,
 };
 use rand_core::CryptoRngCore;
 
-use super::{Along, Cell, Devices, Group, InFlight, Key, PendingWelcome, resend};
+use super::{Cell, Devices, Group, Key, PendingWelcome, resend};
 use crate::context::Context;
-use crate::device::Device;
 use crate::effects::{Access, Event};
 use crate::records::{CommitRecord, KeyRecord, MemberRecord, Place, WelcomeRecord};
 
@@ -85,7 +84,7 @@ impl Group {
         }
         self.drop_empty_cells(context);
         if let Some(reason) = reason {
-            self.take_off(context, devices, reason, now);
+            self.take_off(context, reason, now);
         }
         Ok(())
     }
@@ -383,44 +382,9 @@ impl Group {
         }
     }
 
-    /// Those who were given a place after the key was issued that admits them are waited for like everybody else.
-    pub(super) fn await_joined(
-        &mut self,
-        context: &Context,
-        devices: &Devices,
-        joined: &BTreeSet<DeviceId>,
-        now: Now,
-    ) {
-        let psk = self.record.psk;
-        let timing = &context.setup.timing;
-        let mut awaited = 0;
-        for id in joined {
-            let Some(member) = self.members.get_mut(id).filter(|member| member.cell().is_some()) else {
-                continue;
-            };
-            member.is_awaited = devices.get(id).is_some_and(|device| may_answer(context, device, psk, now));
-            awaited += usize::from(member.is_awaited);
-        }
-        if awaited > 0 {
-            let before = self.in_flight.as_ref().map_or(0, |flight| flight.awaited);
-            let until = now.mono.plus(timing.in_flight_milliseconds);
-            self.in_flight = Some(InFlight { until, awaited: before + awaited });
-        }
-        self.resend.get_or_insert_with(|| resend::Resend::first(now, timing.resend_milliseconds));
-    }
-
-    /// A statement is on its way to everybody: waits for those online, and sends again to those who do not answer.
-    pub(super) fn take_off(&mut self, context: &mut Context, devices: &Devices, reason: Reason, now: Now) {
-        let mut awaited = 0;
-        let psk = self.record.psk;
-        let mut along = Along::new(devices, self.members.len());
-        for (device, member) in &mut self.members {
-            let is_answering = along.find(device).is_some_and(|device| may_answer(context, device, psk, now));
-            member.is_awaited = is_answering && member.cell().is_some();
-            awaited += usize::from(member.is_awaited);
-        }
-        let until: Millis = now.mono.plus(context.setup.timing.in_flight_milliseconds);
-        self.in_flight = (awaited > 0).then_some(InFlight { until, awaited });
+    /// A statement is on its way to everybody: joins wait for those online, and who does not answer is sent it again.
+    pub(super) fn take_off(&mut self, context: &mut Context, reason: Reason, now: Now) {
+        self.begin_flight(context, now);
         self.resend = Some(resend::Resend::first(now, context.setup.timing.resend_milliseconds));
         let statement = self.newest().statement.statement();
         context.event(Event::Rekeyed {
@@ -431,12 +395,6 @@ impl Group {
             members: self.placed,
         });
     }
-}
-
-/// Whether a device that is told something can be expected to confirm it. One that lacks the pre-shared key may be stuck
-/// in a former epoch.
-fn may_answer(context: &Context, device: &Device, psk: Option<PskId>, now: Now) -> bool {
-    device.is_online(context, now) && psk.is_none_or(|psk| device.psks.contains(&psk))
 }
 
 fn messages(committed: &Committed) -> CommitMessages {

@@ -67,11 +67,6 @@ impl Group {
         if acknowledges {
             member.record.acknowledged = claim.statement.0;
             self.acknowledged += 1;
-            if std::mem::take(&mut member.is_awaited)
-                && let Some(flight) = &mut self.in_flight
-            {
-                flight.awaited = flight.awaited.saturating_sub(1);
-            }
         }
         context.put(&member.record);
         if let Some(cell) = self.cells.get_mut(&cell) {
@@ -82,8 +77,8 @@ impl Group {
             self.tick_soon(now);
         }
         context.event(Event::Confirmed { group, device, key_epoch, is_current: acknowledges });
-        if self.in_flight.as_ref().is_some_and(|flight| flight.awaited == 0) {
-            self.end_flight();
+        if acknowledges {
+            self.goes_on_after(context, devices, device, now);
         }
         if acknowledges && self.behind() == 0 {
             self.resend = None;

@@ -6,8 +6,8 @@
 use fleetkey_wire::{GroupSecret, KeyEpoch, Now, Reason};
 use rand_core::CryptoRngCore;
 
+use super::Group;
 use super::commit::Failed;
-use super::{Devices, Group};
 use crate::context::Context;
 use crate::records::Rotation;
 
@@ -16,7 +16,6 @@ impl Group {
     pub(crate) fn distribute(
         &mut self,
         context: &mut Context,
-        devices: &Devices,
         now: Now,
         rng: &mut dyn CryptoRngCore,
     ) -> Result<KeyEpoch, Failed> {
@@ -24,7 +23,7 @@ impl Group {
         self.record.last_issued = key_epoch;
         self.record.rotation = Some(Rotation::Distributing { since_unix_seconds: now.unix_seconds });
         let secret = GroupSecret::random(rng);
-        self.restate(context, devices, key_epoch, secret, Reason::Distribute, now);
+        self.restate(context, key_epoch, secret, Reason::Distribute, now);
         Ok(key_epoch)
     }
 
@@ -48,13 +47,7 @@ impl Group {
     }
 
     /// Moves a rotation on when its time has come, or begins one.
-    pub(crate) fn rotate_on_time(
-        &mut self,
-        context: &mut Context,
-        devices: &Devices,
-        now: Now,
-        rng: &mut dyn CryptoRngCore,
-    ) {
+    pub(crate) fn rotate_on_time(&mut self, context: &mut Context, now: Now, rng: &mut dyn CryptoRngCore) {
         if context.is_superseded() {
             return;
         }
@@ -67,18 +60,18 @@ impl Group {
                     && has_passed(self.record.last_rekey_unix_seconds, policy.rotation_interval_seconds);
                 if is_due {
                     // A failure has poisoned the context: there is nothing to add here.
-                    let _ = self.distribute(context, devices, now, rng);
+                    let _ = self.distribute(context, now, rng);
                 }
             }
             Some(Rotation::Distributing { since_unix_seconds: since }) => {
                 if self.has_threshold() || has_passed(since, policy.rotation_deadline_seconds) {
-                    self.activate(context, devices, now);
+                    self.activate(context, now);
                 }
             }
             Some(Rotation::Activated { since_unix_seconds: since }) => {
                 let is_over = has_passed(since, u64::from(policy.overlap_seconds));
                 if is_over && (self.has_threshold() || has_passed(since, policy.rotation_deadline_seconds)) {
-                    self.retire(context, devices, now);
+                    self.retire(context, now);
                 }
             }
         }
@@ -89,19 +82,19 @@ impl Group {
             >= self.placed() * usize::from(self.record.policy.rotation_threshold_percent)
     }
 
-    fn activate(&mut self, context: &mut Context, devices: &Devices, now: Now) {
+    fn activate(&mut self, context: &mut Context, now: Now) {
         let Some((key_epoch, secret)) = self.newest_secret() else { return };
         self.record.send = key_epoch;
         self.record.rotation = Some(Rotation::Activated { since_unix_seconds: now.unix_seconds });
         self.record.last_rekey_unix_seconds = now.unix_seconds;
-        self.restate(context, devices, key_epoch, secret, Reason::Activate, now);
+        self.restate(context, key_epoch, secret, Reason::Activate, now);
     }
 
-    fn retire(&mut self, context: &mut Context, devices: &Devices, now: Now) {
+    fn retire(&mut self, context: &mut Context, now: Now) {
         let Some((key_epoch, secret)) = self.newest_secret() else { return };
         self.record.oldest = key_epoch;
         self.record.rotation = None;
-        self.restate(context, devices, key_epoch, secret, Reason::Retire, now);
+        self.restate(context, key_epoch, secret, Reason::Retire, now);
         self.give_up_before(context, key_epoch);
     }
 
@@ -113,7 +106,6 @@ impl Group {
     fn restate(
         &mut self,
         context: &mut Context,
-        devices: &Devices,
         key_epoch: KeyEpoch,
         secret: GroupSecret,
         reason: Reason,
@@ -125,6 +117,6 @@ impl Group {
             let frame = self.statement_frame(context, &cell.managed, key);
             context.publish_cell(*id, &frame);
         }
-        self.take_off(context, devices, reason, now);
+        self.take_off(context, reason, now);
     }
 }
