@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use fleetkey_coordinator::SqliteStore;
 use fleetkey_peers::{Alone, Rekeyed};
-use fleetkey_report::{Check, Machine};
+use fleetkey_report::{Check, Machine, median_seconds};
 use fleetkey_vault::MasterKey;
 use rand_core::{OsRng, RngCore as _};
 use serde::Serialize;
@@ -214,11 +214,7 @@ fn start_again(begin: &CoordinatorBegin) -> anyhow::Result<CoordinatorStarted> {
 
 impl Costs {
     fn of(rekeys: &[Rekeyed]) -> Self {
-        let time = |of: fn(&Rekeyed) -> Duration| {
-            let mut times: Vec<Duration> = rekeys.iter().map(of).collect();
-            times.sort_unstable();
-            times.get(times.len() / 2).copied().unwrap_or_default().as_secs_f64() * 1_000.0
-        };
+        let time = |of: fn(&Rekeyed) -> Duration| median_seconds(rekeys.iter().map(of)) * 1_000.0;
         let most = |of: fn(&Rekeyed) -> usize| rekeys.iter().map(of).max().unwrap_or(0);
         Self {
             decide: time(|of| of.steps.decide),

@@ -17,12 +17,11 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::device_cost::{self, DeviceCost};
 use crate::field::{Field, FieldBroker, FieldOptions, Spent};
-use crate::median::median;
 use crate::onboarding::Onboarding;
 use crate::plain_sockets;
 use crate::prober::Prober;
 use crate::progress::Progress;
-use fleetkey_report::{Distribution, Times};
+use fleetkey_report::{Distribution, Times, median};
 
 /// Nothing has happened for so long: it is time to look.
 const QUIET: Duration = Duration::from_millis(50);

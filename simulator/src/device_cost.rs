@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use fleetkey_identity::IdentityKey;
+use fleetkey_report::median;
 use fleetkey_wire::link::DeviceLink;
 use fleetkey_wire::wrap::{self, WrapContext};
 use fleetkey_wire::{
@@ -15,8 +16,6 @@ use fleetkey_wire::{
 };
 use rand_core::OsRng;
 use serde::Serialize;
-
-use crate::median::median;
 
 /// Each step is done so often; the fastest of some such runs counts.
 const TIMES: u32 = 400;

@@ -256,14 +256,22 @@ impl Field {
             let batch = AT_ONCE.min(first + count - self.ids.len()).min(self.per_process - within);
             self.enrol(batch).await?;
             tell(self.ids.len() - first);
-        }
-        for (number, part) in self.devices.iter_mut().enumerate() {
-            let begin = first.saturating_sub(number * self.per_process);
-            if begin < self.per_process {
-                done(part.ask(&DevicesOrder::Connect(Which::Range(begin, self.per_process))).await?)?;
+            if self.ids.len() % self.per_process == 0 {
+                self.connect_last(first).await?;
             }
         }
+        if self.ids.len() % self.per_process != 0 {
+            self.connect_last(first).await?;
+        }
         Ok(self.ids[first..].to_vec())
+    }
+
+    /// Those of the last process that came after `first` devices begin to connect: while others are made, and not all at once.
+    async fn connect_last(&mut self, first: usize) -> anyhow::Result<()> {
+        let before = self.devices.len().saturating_sub(1) * self.per_process;
+        let part = self.devices.last_mut().context("there is no process for devices")?;
+        let which = Which::Range(first.saturating_sub(before), self.per_process);
+        done(part.ask(&DevicesOrder::Connect(which)).await?)
     }
 
     /// Which of these devices the coordinator has answered, on the connections that they have now.

@@ -11,7 +11,6 @@ pub mod device_cost;
 pub mod field;
 pub mod fleet;
 pub mod following;
-mod median;
 pub mod onboarding;
 pub mod outside;
 pub mod parts;

@@ -1,10 +1,10 @@
 //! A fleet comes in: identities are made and enrolled, devices connect, join, and confirm that they hold the group's key.
 
 use std::fmt;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use fleetkey_report::memory;
 use fleetkey_wire::{DeviceId, GroupId};
 use serde::Serialize;
 
@@ -46,14 +46,15 @@ impl Onboarding {
         group: GroupId,
         count: usize,
     ) -> anyhow::Result<(Vec<DeviceId>, Self)> {
-        let before = available_bytes();
+        let before = memory::available_bytes();
         let started = Instant::now();
         let ids = field.add_devices(count).await?;
         let enrol_seconds = started.elapsed().as_secs_f64();
         let connect_seconds = field.wait_until_answered(0).await?.as_secs_f64();
         let join_seconds = join(field, group, ids.clone()).await?.as_secs_f64();
         let Spent { coordinator, deciding_cpu_microseconds, broker, devices } = field.look().await?.spent;
-        let machine_bytes = before.zip(available_bytes()).map(|(before, now)| before.saturating_sub(now));
+        let machine_bytes =
+            before.zip(memory::available_bytes()).map(|(before, now)| before.saturating_sub(now));
         let onboarding = Self {
             devices: count,
             enrol_seconds,
@@ -90,7 +91,7 @@ impl fmt::Display for Onboarding {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         writeln!(
             f,
-            "onboarded in {:.1} s: made and enrolled {:.1} s, connected and answered {:.1} s, joined and confirmed {:.1} s",
+            "onboarded in {:.1} s: made and enrolled {:.1} s (connecting meanwhile), all connected and answered {:.1} s, joined and confirmed {:.1} s",
             self.seconds(),
             self.enrol_seconds,
             self.connect_seconds,
@@ -148,11 +149,4 @@ async fn join(field: &Field, group: GroupId, ids: Vec<DeviceId>) -> anyhow::Resu
     }
     progress.finish(count);
     Ok(started.elapsed())
-}
-
-/// What the machine could still give to processes.
-fn available_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1_024)
 }

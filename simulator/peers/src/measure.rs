@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use fleetkey_report::timed;
+use fleetkey_report::{median_seconds, timed};
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
@@ -150,14 +150,14 @@ pub fn measure(
             devices: kind.devices,
             sampled: *sampled,
             bytes: *bytes,
-            cpu_seconds: median(cpu).as_secs_f64(),
+            cpu_seconds: median_seconds(cpu.iter().copied()),
         })
         .filter(|kind| kind.sampled > 0)
         .collect();
     let published = published.ok_or_else(|| broken("nothing was measured".to_owned()))?;
     let middle = |value: fn(&KindFigures) -> f64| weighted_median(&kinds, value);
     Ok(Figures {
-        coordinator_cpu_seconds: median(&mut coordinator).as_secs_f64(),
+        coordinator_cpu_seconds: median_seconds(coordinator.iter().copied()),
         published_messages: published.messages,
         published_bytes: published.bytes,
         device_bytes_median: middle(|kind| kind.bytes as f64) as u64,
@@ -186,11 +186,6 @@ fn check(fleet: &dyn Fleet, before: &[u8], key: &[u8]) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn median(values: &mut [Duration]) -> Duration {
-    values.sort_unstable();
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// The value of the device in the middle of all that remain.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! measure    times and sizes of many devices, as distributions
+//! median     the value in the middle; memory, cpu: what a process and a thread have cost
 //! check      claims that were held against what was seen
 //! run        the whole of a run, as it is written to a file
 //! observer   who is told of a run while it goes on; live: on standard error
@@ -22,6 +23,8 @@ mod file;
 mod live;
 mod long;
 mod measure;
+mod median;
+pub mod memory;
 mod observer;
 mod page;
 mod quantity;
@@ -41,6 +44,7 @@ pub use file::{BadReport, Files, Outputs, Rendered, read};
 pub use live::live;
 pub use long::{Row, write_csv};
 pub use measure::{Distribution, Histogram, Times, distribution_of};
+pub use median::{median, median_seconds};
 pub use observer::{Moment, Observer};
 pub use page::{CPU_PARTS, page};
 pub use run::{Connections, Figure, Machine, Mode, Phase, RUN_REPORT_VERSION, RunReport, Series, Shape};

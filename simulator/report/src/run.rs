@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
 use crate::measure::Histogram;
+use crate::memory;
 
 /// The version of this format.
 pub const RUN_REPORT_VERSION: u32 = 1;
@@ -75,13 +76,11 @@ impl Machine {
             let line = text.lines().find_map(|line| line.strip_prefix(name))?;
             Some(line.trim_start_matches([':', '\t', ' ']).to_owned())
         };
-        let memory = field(&read("/proc/meminfo"), "MemTotal");
-        let kilobytes = memory.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
         let build = if cfg!(debug_assertions) { " (not optimised)" } else { "" };
         Self {
             processor: field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: kilobytes.unwrap_or(0) * 1_024,
+            memory_bytes: memory::machine_bytes().unwrap_or(0),
             system: format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim()),
             program: format!("{}{build}", env!("CARGO_PKG_VERSION")),
         }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::AddAssign;
 
+use fleetkey_report::memory;
 use serde::{Deserialize, Serialize};
 
 /// The account of one process.
@@ -32,15 +33,10 @@ impl Usage {
             .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok())
             .filter_map(|text| text.split_ascii_whitespace().next()?.parse::<u64>().ok())
             .sum();
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let kilobytes = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_ascii_whitespace().next()?.parse::<u64>().ok()
-        };
         Self {
             cpu_microseconds: nanoseconds / 1_000,
-            resident_bytes: kilobytes("VmRSS:").unwrap_or(0) * 1_024,
-            peak_resident_bytes: kilobytes("VmHWM:").unwrap_or(0) * 1_024,
+            resident_bytes: memory::resident_bytes().unwrap_or(0),
+            peak_resident_bytes: memory::peak_resident_bytes().unwrap_or(0),
         }
     }
 }

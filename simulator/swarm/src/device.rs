@@ -41,6 +41,9 @@ impl Clock {
     }
 }
 
+/// The coordinator's nonce, and the answer to the hello under it.
+const FRAMES_OF_A_GREETING: u8 = 2;
+
 /// One device.
 pub struct Device<S> {
     keeper: Keeper<S>,
@@ -51,6 +54,8 @@ pub struct Device<S> {
     traffic: Traffic,
     refused: BTreeMap<&'static str, u64>,
     alarms: u64,
+    /// So many frames on `down` until its hello is answered.
+    unanswered: u8,
     /// Answers every message of a cell with so many bytes, and has no agent look at it.
     echo: Option<usize>,
     echoed: u64,
@@ -72,6 +77,7 @@ impl<S: Store> Device<S> {
             traffic: Traffic::default(),
             refused: BTreeMap::new(),
             alarms: 0,
+            unanswered: 0,
             echo: None,
             echoed: 0,
         })
@@ -154,10 +160,12 @@ impl<S: Store + Send + 'static> Rider for Device<S> {
             out.subscribe(topic.to_string());
         }
         self.take_in(Input::Connected, out);
+        self.unanswered = FRAMES_OF_A_GREETING;
     }
 
     fn disconnected(&mut self, out: &mut Outbox) {
         self.take_in(Input::Disconnected, out);
+        self.unanswered = 0;
     }
 
     fn subscribed(&mut self, topic: &str, is_granted: bool, out: &mut Outbox) {
@@ -176,7 +184,10 @@ impl<S: Store + Send + 'static> Rider for Device<S> {
                     return out.publish(self.up.clone(), vec![0; bytes]);
                 }
             }
-            Topic::Down { .. } => self.traffic.down.count(payload),
+            Topic::Down { .. } => {
+                self.traffic.down.count(payload);
+                self.unanswered = self.unanswered.saturating_sub(1);
+            }
             Topic::Up { .. } => {}
         }
         self.take_in(Input::Message { topic, payload }, out);
@@ -188,5 +199,9 @@ impl<S: Store + Send + 'static> Rider for Device<S> {
 
     fn next_timeout(&self) -> Option<Instant> {
         self.keeper.agent().poll_timeout().map(|at| self.clock.instant(at))
+    }
+
+    fn awaits_answer(&self) -> bool {
+        self.unanswered > 0
     }
 }

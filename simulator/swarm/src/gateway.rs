@@ -3,13 +3,13 @@
 //! The broker lets it speak for them because its certificate is one of a broker (a relay, in the policy's words). Leaves to
 //! the devices what is said.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use fleetkey_agent_core::Store;
 use fleetkey_wire::{CellId, DeviceId, Topic};
 
+use crate::alarms::Alarms;
 use crate::device::Device;
 use crate::rider::{Outbox, Rider};
 
@@ -19,7 +19,7 @@ pub struct Gateway<S> {
     behind: Vec<Behind<S>>,
     by_id: BTreeMap<DeviceId, usize>,
     cells: BTreeMap<CellId, Taken>,
-    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    alarms: Alarms,
     is_connected: bool,
     /// What the device wants that was spoken to last.
     wishes: Outbox,
@@ -28,8 +28,6 @@ pub struct Gateway<S> {
 struct Behind<S> {
     device: Device<S>,
     is_plugged: bool,
-    /// The earliest time at which the heap knows of it.
-    scheduled: Option<Instant>,
 }
 
 /// A cell that devices here are in.
@@ -47,7 +45,7 @@ impl<S: Store> Gateway<S> {
             behind: Vec::new(),
             by_id: BTreeMap::new(),
             cells: BTreeMap::new(),
-            timers: BinaryHeap::new(),
+            alarms: Alarms::default(),
             is_connected: false,
             wishes: Outbox::default(),
         }
@@ -57,7 +55,7 @@ impl<S: Store> Gateway<S> {
     pub fn add(&mut self, device: Device<S>) -> usize {
         let at = self.behind.len();
         self.by_id.insert(device.id(), at);
-        self.behind.push(Behind { device, is_plugged: false, scheduled: None });
+        self.behind.push(Behind { device, is_plugged: false });
         at
     }
 
@@ -147,12 +145,8 @@ impl<S: Store + Send + 'static> Gateway<S> {
     }
 
     fn schedule(&mut self, at: usize) {
-        let Some(behind) = self.behind.get_mut(at) else { return };
-        let Some(due) = behind.device.next_timeout() else { return };
-        // What comes later than the heap knows of is found when that time comes.
-        if behind.scheduled.is_none_or(|known| due < known) {
-            behind.scheduled = Some(due);
-            self.timers.push(Reverse((due, at)));
+        if let Some(due) = self.behind.get(at).and_then(|behind| behind.device.next_timeout()) {
+            self.alarms.set(at, due);
         }
     }
 
@@ -218,16 +212,8 @@ impl<S: Store + Send + 'static> Rider for Gateway<S> {
 
     fn timeout(&mut self, out: &mut Outbox) {
         let now = Instant::now();
-        while let Some(Reverse((due, at))) = self.timers.peek().copied()
-            && due <= now
-        {
-            self.timers.pop();
+        while let Some(at) = self.alarms.ring(now) {
             let Some(behind) = self.behind.get_mut(at) else { continue };
-            // An earlier look was planned after this one, and has been.
-            if behind.scheduled != Some(due) {
-                continue;
-            }
-            behind.scheduled = None;
             let is_due = behind.device.next_timeout().is_some_and(|due| due <= now);
             if is_due {
                 behind.device.timeout(&mut self.wishes);
@@ -241,6 +227,6 @@ impl<S: Store + Send + 'static> Rider for Gateway<S> {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((due, _))| *due)
+        self.alarms.next()
     }
 }

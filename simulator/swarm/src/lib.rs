@@ -5,7 +5,7 @@
 //! rider    what a connection is for
 //! device   a rider: the real agent core of one device
 //! gateway  a rider: many devices on one connection
-//! meter    what came and went
+//! meter    what came and went; alarms: when each is to be looked at
 //! ```
 //!
 //! A connection here is a socket and two buffers that are empty while nothing is under way; what `fleetkey-mqtt` promises to a
@@ -14,6 +14,7 @@
 //!
 //! Deliberately absent: any decision of the protocol, and the coordinator.
 
+mod alarms;
 mod device;
 mod gateway;
 mod link;

@@ -24,6 +24,12 @@ pub trait Rider: Send + 'static {
 
     /// When it wants to be woken.
     fn next_timeout(&self) -> Option<Instant>;
+
+    /// Whether it has greeted on this connection, and nobody has answered yet. Meanwhile it keeps its turn among those that
+    /// connect, so that a whole fleet does not say hello faster than it is answered.
+    fn awaits_answer(&self) -> bool {
+        false
+    }
 }
 
 /// What a rider wants of its connection. Without one all of it is dropped.

@@ -3,8 +3,7 @@
 //! Connecting goes in turns ([`ShardOptions::max_connecting`]), with back-off and jitter after a failure; a refused subscription is
 //! asked for again. Leaves to the rider what is said.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -16,6 +15,7 @@ use mio::{Events, Poll, Token, Waker};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{OsRng, RngCore as _, SeedableRng as _};
 
+use crate::alarms::Alarms;
 use crate::link::{self, NoSense, Said};
 use crate::rider::{Outbox, Rider};
 use crate::route::Route;
@@ -28,6 +28,8 @@ const MAX_EVENTS: usize = 96;
 const READ_BYTES: usize = 64 * 1024;
 /// From the first packet of TCP to CONNACK.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+/// Whoever greets keeps its turn until it is answered, and no longer than this.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Filters in one SUBSCRIBE.
 const FILTERS: usize = 128;
 /// A refused subscription is asked for again after at most so long.
@@ -36,7 +38,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How the connections of a shard are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardOptions {
-    /// Connections that are being made at once; others wait for their turn.
+    /// Connections that are being made, or whose greeting is not answered yet, at once; others wait for their turn.
     pub max_connecting: usize,
     /// The longest silence.
     pub keep_alive: Duration,
@@ -126,7 +128,7 @@ enum Phase {
     /// Tries again then.
     Waiting(Instant),
     /// TCP, or TLS and CONNECT; given up then.
-    Opening { socket: Socket, has_greeted: bool, until: Instant },
+    Opening { socket: Socket, has_greeted: bool },
     /// Accepted.
     Open(Socket),
 }
@@ -135,6 +137,8 @@ struct Place<R> {
     rider: R,
     route: Route,
     phase: Phase,
+    /// It has a turn to connect, until then at the latest.
+    turn: Option<Instant>,
     input: BytesMut,
     out: BytesMut,
     failures: u32,
@@ -145,8 +149,6 @@ struct Place<R> {
     refused: Vec<String>,
     ask_again: Option<Instant>,
     ping: Instant,
-    /// The earliest time at which the heap knows of it.
-    scheduled: Option<Instant>,
 }
 
 /// The connections of a shard, on its thread.
@@ -157,7 +159,7 @@ pub struct Crew<R> {
     line: VecDeque<usize>,
     connecting: usize,
     open: usize,
-    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    alarms: Alarms,
     scratch: Vec<u8>,
     outbox: Outbox,
     /// Places that have read something that is not taken in yet.
@@ -177,7 +179,7 @@ impl<R: Rider> Crew<R> {
             line: VecDeque::new(),
             connecting: 0,
             open: 0,
-            timers: BinaryHeap::new(),
+            alarms: Alarms::default(),
             scratch: vec![0; READ_BYTES],
             outbox: Outbox::default(),
             untaken: Vec::new(),
@@ -193,6 +195,7 @@ impl<R: Rider> Crew<R> {
             rider,
             route,
             phase: Phase::Off,
+            turn: None,
             input: BytesMut::new(),
             out: BytesMut::new(),
             failures: 0,
@@ -201,7 +204,6 @@ impl<R: Rider> Crew<R> {
             refused: Vec::new(),
             ask_again: None,
             ping: Instant::now(),
-            scheduled: None,
         });
         Seat(self.places.len() - 1)
     }
@@ -257,10 +259,9 @@ impl<R: Rider> Crew<R> {
     fn run(mut self, called: &Receiver<Call<R>>) {
         let mut events = Events::with_capacity(MAX_EVENTS);
         loop {
-            let wait = match self.timers.peek() {
+            let wait = match self.alarms.next() {
                 _ if self.may_connect() => Some(Duration::ZERO),
-                Some(Reverse((at, _))) => Some(at.saturating_duration_since(Instant::now())),
-                None => None,
+                next => next.map(|at| at.saturating_duration_since(Instant::now())),
             };
             if let Err(error) = self.poll.poll(&mut events, wait)
                 && error.kind() != io::ErrorKind::Interrupted
@@ -383,7 +384,7 @@ impl<R: Rider> Crew<R> {
                     place.phase = Phase::Open(socket);
                     place.failures = 0;
                     place.ping = Instant::now() + self.options.keep_alive / 2;
-                    self.connecting -= 1;
+                    place.turn = Some(Instant::now() + ANSWER_WITHIN);
                     self.open += 1;
                     place.rider.connected(&mut self.outbox);
                 }
@@ -411,6 +412,10 @@ impl<R: Rider> Crew<R> {
     /// Does what a rider wants.
     fn after_rider(&mut self, at: usize) {
         let Some(place) = self.places.get_mut(at) else { return };
+        if place.turn.is_some() && matches!(place.phase, Phase::Open(_)) && !place.rider.awaits_answer() {
+            place.turn = None;
+            self.connecting -= 1;
+        }
         if !self.outbox.is_empty() {
             if matches!(place.phase, Phase::Open(_)) {
                 let was_empty = place.out.is_empty();
@@ -466,12 +471,10 @@ impl<R: Rider> Crew<R> {
         place.asked.clear();
         place.refused.clear();
         place.ask_again = None;
+        self.connecting -= usize::from(place.turn.take().is_some());
         match std::mem::replace(&mut place.phase, then) {
             Phase::Off | Phase::InLine | Phase::Waiting(_) => {}
-            Phase::Opening { socket, .. } => {
-                self.connecting -= 1;
-                socket.close(self.poll.registry());
-            }
+            Phase::Opening { socket, .. } => socket.close(self.poll.registry()),
             Phase::Open(socket) => {
                 self.open -= 1;
                 socket.close(self.poll.registry());
@@ -498,7 +501,8 @@ impl<R: Rider> Crew<R> {
                 Ok(socket) => {
                     place.input = BytesMut::new();
                     let until = Instant::now() + CONNECT_WITHIN;
-                    place.phase = Phase::Opening { socket, has_greeted: false, until };
+                    place.phase = Phase::Opening { socket, has_greeted: false };
+                    place.turn = Some(until);
                     self.connecting += 1;
                     self.schedule(at);
                 }
@@ -511,37 +515,24 @@ impl<R: Rider> Crew<R> {
     fn due(&self, place: &Place<R>) -> Option<Instant> {
         let own = match &place.phase {
             Phase::Off | Phase::InLine => None,
-            Phase::Waiting(until) | Phase::Opening { until, .. } => Some(*until),
+            Phase::Waiting(until) => Some(*until),
+            Phase::Opening { .. } => None,
             Phase::Open(_) => Some(place.ask_again.map_or(place.ping, |again| again.min(place.ping))),
         };
-        [own, place.rider.next_timeout()].into_iter().flatten().min()
+        [own, place.turn, place.rider.next_timeout()].into_iter().flatten().min()
     }
 
     fn schedule(&mut self, at: usize) {
         let Some(place) = self.places.get(at) else { return };
-        let Some(due) = self.due(place) else { return };
-        // What comes later than the heap knows of is found when that time comes.
-        if place.scheduled.is_none_or(|known| due < known) {
-            self.timers.push(Reverse((due, at)));
-            if let Some(place) = self.places.get_mut(at) {
-                place.scheduled = Some(due);
-            }
+        if let Some(due) = self.due(place) {
+            self.alarms.set(at, due);
         }
     }
 
     /// Looks at every place whose time has come.
     fn ring(&mut self) {
         let now = Instant::now();
-        while let Some(Reverse((due, at))) = self.timers.peek().copied()
-            && due <= now
-        {
-            self.timers.pop();
-            let Some(place) = self.places.get_mut(at) else { continue };
-            // An earlier look was planned after this one, and has been.
-            if place.scheduled != Some(due) {
-                continue;
-            }
-            place.scheduled = None;
+        while let Some(at) = self.alarms.ring(now) {
             self.look(at, now);
             self.schedule(at);
         }
@@ -554,8 +545,11 @@ impl<R: Rider> Crew<R> {
                 place.phase = Phase::InLine;
                 self.line.push_back(at);
             }
-            Phase::Opening { until, .. } if *until <= now => self.fail(at),
+            Phase::Opening { .. } if place.turn.is_none_or(|until| until <= now) => self.fail(at),
             Phase::Open(_) => {
+                if place.turn.take_if(|until| *until <= now).is_some() {
+                    self.connecting -= 1;
+                }
                 if place.ping <= now {
                     place.ping = now + self.options.keep_alive / 2;
                     link::ping(&mut place.out);

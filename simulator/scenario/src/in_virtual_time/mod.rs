@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleetkey_coordinator_core::GroupStatus;
+use fleetkey_report::memory;
 use fleetkey_wire::DeviceId;
 
 use self::crew::Crew;
@@ -344,16 +345,8 @@ impl World for VirtualWorld {
             coordinator_cpu: self.host.busy,
             device_cpu: self.device_busy,
             broker_cpu: None,
-            memory_bytes: resident_bytes(),
+            memory_bytes: memory::resident_bytes().unwrap_or(0),
             refused: self.host.refused + tallies().map(|tally| tally.refused).sum::<u64>(),
         })
     }
-}
-
-/// What this process holds in memory, where the system tells.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1_024
 }
