@@ -91,7 +91,7 @@ fn live(seed: u64, capacity: u16) -> World {
 }
 
 #[test]
-fn at_the_default_capacity_frames_stay_near_those_of_the_default_suite() {
+fn at_the_default_capacity_no_frame_exceeds_26_kib() {
     let world = live(1, X_WING.default_cell_capacity());
     let joining = largest(&world, |topic, payload| is_cell(topic) && commit_of(payload).is_some());
     let updating = largest(&world, |topic, payload| {
