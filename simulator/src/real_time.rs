@@ -97,7 +97,6 @@ pub async fn run(
     mut following: Following,
 ) -> anyhow::Result<RunReport> {
     check(scenario, &broker)?;
-    scenario.check_supported()?;
     let options = RunOptions {
         seed,
         mode: Mode::Real,
@@ -247,7 +246,7 @@ impl RealWorld {
         let field = Field::start(options).await?;
         let mut groups = Vec::new();
         for group in &scenario.groups {
-            let created = field.coordinator().create_group(&group.name, policy(group)?).await;
+            let created = field.coordinator().create_group(&group.name, policy(group)).await;
             groups.push(created.with_context(|| format!("create the group {}", group.name))?);
         }
         let book = |id: &GroupId| Book {

@@ -98,6 +98,21 @@ fn the_same_fleet_goes_through_it_behind_edges_of_the_broker() {
     assert_went_well(&serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap());
 }
 
+#[test]
+fn the_shipped_post_quantum_scenario_holds_in_real_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("run.json").to_str().unwrap().to_owned();
+    let arguments = ["run", "post-quantum", "--devices", "60", "--json", &json];
+    let output = Command::new(env!("CARGO_BIN_EXE_fleetkey-sim")).args(arguments).output().unwrap();
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}\n{said}");
+    let report: RunReport = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    assert!(report.passed() && !report.checks.is_empty());
+    assert_eq!((report.mode, report.shape.suite.as_str()), (Mode::Real, "xwing-chacha20poly1305"));
+    let lost = report.phases.iter().find(|phase| phase.name == "first-loss").unwrap();
+    assert_eq!(lost.latency.as_ref().unwrap().count(), 59);
+}
+
 fn assert_went_well(report: &RunReport) {
     assert!(report.passed() && !report.checks.is_empty());
     assert_eq!((report.mode, report.connections), (Mode::Real, Connections::OnePerDevice));

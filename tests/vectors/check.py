@@ -63,7 +63,7 @@ def key_epoch(text):
     return (int(incarnation) << 32) | int(counter)
 
 
-SUITES = {1: (AESGCM, 1, 16), 3: (ChaCha20Poly1305, 24, 32)}
+SUITES = {1: (AESGCM, 1, 16), 3: (ChaCha20Poly1305, 24, 32), 77: (ChaCha20Poly1305, 24, 32)}
 
 
 def aead(suite, key):

@@ -247,6 +247,15 @@ fn key_packages_are_bounded_and_the_oldest_go_first() {
 }
 
 #[test]
+fn as_many_key_packages_as_may_be_asked_for_fit_in_a_frame_with_every_suite() {
+    let mut fleet = Fleet::new(13);
+    let mut device = fleet.online_device();
+    for suite in Suite::ALL {
+        assert_eq!(fleet.key_packages(&mut device, suite, u8::MAX).len(), 8, "{suite}");
+    }
+}
+
+#[test]
 fn a_refused_welcome_leaves_its_key_package_usable() {
     let mut fleet = Fleet::new(12);
     let mut device = fleet.online_device();

@@ -156,6 +156,10 @@ fn what_cannot_be_followed_is_refused_by_name() {
     assert_eq!(error_of(&answer), (404, "unknown_group"));
     let answer = server.post("/v1/groups", &json!({ "name": "x", "policy": { "cell_capacity": 4 } }));
     assert_eq!(error_of(&answer), (400, "bad_policy"));
+    let with_x_wing = json!({ "suite": "xwing-chacha20poly1305", "cell_capacity": 64 });
+    let answer = server.post("/v1/groups", &json!({ "name": "x", "policy": with_x_wing }));
+    assert_eq!(error_of(&answer), (400, "bad_policy"));
+    assert!(answer.1["message"].as_str().unwrap().contains("8 to 24"), "{}", answer.1);
     let answer = server.post("/v1/groups", &json!({ "name": "x", "policy": { "capacity": 64 } }));
     assert_eq!(error_of(&answer), (400, "bad_request"));
     assert!(answer.1["message"].as_str().unwrap().contains("capacity"));
@@ -230,6 +234,14 @@ fn groups_and_devices_are_led_through_their_lives() {
     let (status, group) =
         server.post("/v1/groups", &json!({ "name": "pumps", "policy": { "cell_capacity": 8 } }));
     assert_eq!((status, &group["policy"]["cell_capacity"]), (201, &json!(8)));
+    let others = [("valves", "chacha20poly1305", 64), ("ledgers", "xwing-chacha20poly1305", 8)];
+    for (name, suite, capacity) in others {
+        let (status, group) =
+            server.post("/v1/groups", &json!({ "name": name, "policy": { "suite": suite } }));
+        let (suite, capacity) = (json!(suite), json!(capacity));
+        assert_eq!(status, 201);
+        assert_eq!((&group["policy"]["suite"], &group["policy"]["cell_capacity"]), (&suite, &capacity));
+    }
     let devices: Vec<Bundle> = ["a", "b", "c"].map(|name| server.provision(name)).into();
 
     let by_any_name = json!({ "devices": ["a", devices[1].device, "a"] });

@@ -18,9 +18,16 @@ use fleetkey_mls::{
 use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId, Suite};
 use rand_core::{OsRng, RngCore};
 
-const SUITE: Suite = Suite::Aes128Gcm;
 /// Cells, and the flat group that they stand for.
-const SIZES: [usize; 4] = [16, 64, 256, 1024];
+const SIZES: [(Suite, usize); 7] = [
+    (Suite::Aes128Gcm, 8),
+    (Suite::Aes128Gcm, 16),
+    (Suite::Aes128Gcm, 64),
+    (Suite::Aes128Gcm, 256),
+    (Suite::Aes128Gcm, 1024),
+    (Suite::XWingChaCha20Poly1305, 8),
+    (Suite::XWingChaCha20Poly1305, 24),
+];
 /// How many devices join in one commit.
 const BATCH: usize = 8;
 
@@ -38,15 +45,15 @@ struct Cell {
 }
 
 impl Cell {
-    fn of(size: usize) -> Self {
+    fn of(suite: Suite, size: usize) -> Self {
         let context = CellContext {
             fleet: FleetId::random(&mut OsRng),
             group: GroupId::random(&mut OsRng),
             cell: CellId::random(&mut OsRng),
         };
         let coordinator = signer();
-        let mut manager = ManagedCell::create(context, SUITE, &coordinator).unwrap();
-        let (add, mut privates): (Vec<_>, Vec<_>) = (0..size).map(|_| newcomer()).unzip();
+        let mut manager = ManagedCell::create(context, suite, &coordinator).unwrap();
+        let (add, mut privates): (Vec<_>, Vec<_>) = (0..size).map(|_| newcomer(suite)).unzip();
         let (device, other) = (add[size / 2].device, add[size / 3].device);
         let committed = commit(&mut manager, &coordinator, Changes { add, ..Changes::default() });
         let joiner = privates.swap_remove(size / 2);
@@ -71,9 +78,9 @@ fn signer() -> LeafSigner {
     LeafSigner::new(&seed)
 }
 
-fn newcomer() -> (AddDevice, PrivateKeyPackage) {
+fn newcomer(suite: Suite) -> (AddDevice, PrivateKeyPackage) {
     let (device, signer) = (DeviceId::random(&mut OsRng), signer());
-    let (key_package, private) = make_key_package(device, SUITE, &signer).unwrap();
+    let (key_package, private) = make_key_package(device, suite, &signer).unwrap();
     (AddDevice { device, signature_key: signer.public_key(), key_package }, private)
 }
 
@@ -84,10 +91,11 @@ fn commit(manager: &mut ManagedCell, coordinator: &LeafSigner, changes: Changes)
 fn cells(c: &mut Criterion) {
     let mut bench = c.benchmark_group("cell");
     bench.sample_size(20);
-    for size in SIZES {
-        let cell = Cell::of(size);
+    for (suite, size) in SIZES {
+        let cell = Cell::of(suite, size);
         let keys = cell.keys();
-        let name = if size == 1024 { "flat 1024".to_owned() } else { size.to_string() };
+        let flat = if size == 1024 { "flat " } else { "" };
+        let name = format!("{suite} {flat}{size}");
         let id = |what: &str| BenchmarkId::new(what, &name);
 
         bench.bench_function(id("remove one"), |b| {
@@ -107,7 +115,7 @@ fn cells(c: &mut Criterion) {
             );
         });
 
-        let batch: Vec<_> = (0..BATCH).map(|_| newcomer().0).collect();
+        let batch: Vec<_> = (0..BATCH).map(|_| newcomer(suite).0).collect();
         bench.bench_function(id("add 8"), |b| {
             b.iter_batched_ref(
                 || (cell.manager.clone(), Changes { add: batch.clone(), ..Changes::default() }),
@@ -151,7 +159,11 @@ fn cells(c: &mut Criterion) {
 
 fn key_packages(c: &mut Criterion) {
     let (device, signer) = (DeviceId::random(&mut OsRng), signer());
-    c.bench_function("make a key package", |b| b.iter(|| make_key_package(device, SUITE, &signer).unwrap()));
+    for suite in [Suite::Aes128Gcm, Suite::XWingChaCha20Poly1305] {
+        c.bench_function(&format!("make a key package, {suite}"), |b| {
+            b.iter(|| make_key_package(device, suite, &signer).unwrap());
+        });
+    }
 }
 
 criterion_group!(benches, cells, key_packages);

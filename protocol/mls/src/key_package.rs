@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{LocalError, MlsError, Refused};
 use crate::leaf::{check_device_leaf, device_credential, encryption_key, trial_seal, with_key};
-use crate::message::{MAX_KEY_PACKAGE_BYTES, body, check_suite, kind};
+use crate::message::{body, check_suite, kind, max_key_package_bytes};
 use crate::provider::{Provider, capabilities, ciphersuite, lifetime};
 use crate::signer::{LeafSigner, MlsSigner};
 use crate::slots::{Slot, Slots, Value};
@@ -143,7 +143,7 @@ pub(crate) fn check_key_package(
     suite: Suite,
     bytes: &[u8],
 ) -> Result<CheckedKeyPackage, Refused> {
-    let unverified = match body(WHAT, bytes, MAX_KEY_PACKAGE_BYTES)? {
+    let unverified = match body(WHAT, bytes, max_key_package_bytes(suite))? {
         MlsMessageBodyIn::KeyPackage(key_package) => key_package,
         other @ (MlsMessageBodyIn::PublicMessage(_)
         | MlsMessageBodyIn::PrivateMessage(_)

@@ -7,17 +7,19 @@ use fleetkey_wire::{DeviceId, FleetId, Suite};
 use openmls::prelude::{
     BasicCredential, Credential, CredentialType, CredentialWithKey, LeafNode, ParentNode, ProtocolVersion,
 };
-use openmls_rust_crypto::RustCrypto;
 use openmls_traits::crypto::OpenMlsCrypto;
 use openmls_traits::types::VerifiableCiphersuite;
 use tls_codec::{Deserialize as _, Serialize as _, Size as _, VLBytes};
 
+use crate::crypto::Crypto;
 use crate::error::Refused;
 use crate::provider::ciphersuite;
 use crate::signer::LeafSigner;
 
-/// No device's leaf is longer, in bytes: every member stores every leaf. Ours take about 180.
-pub const MAX_LEAF_BYTES: usize = 256;
+/// No device's leaf is longer, in bytes: every member stores every leaf. Ours take about 150, and their encryption key.
+pub const fn max_leaf_bytes(suite: Suite) -> usize {
+    224 + suite.kem_public_key_bytes()
+}
 
 /// The credential of a device's leaf: its id.
 pub(crate) fn device_credential(device: DeviceId) -> Credential {
@@ -57,9 +59,9 @@ pub(crate) fn check_device_leaf(
     {
         return Err(Refused::Capabilities);
     }
-    let bytes = leaf.tls_serialized_len();
-    if bytes > MAX_LEAF_BYTES {
-        return Err(Refused::TooLarge { what: "the leaf", bytes, max: MAX_LEAF_BYTES });
+    let (bytes, max) = (leaf.tls_serialized_len(), max_leaf_bytes(suite));
+    if bytes > max {
+        return Err(Refused::TooLarge { what: "the leaf", bytes, max });
     }
     Ok(())
 }
@@ -77,10 +79,10 @@ pub(crate) fn parent_key(parent: &ParentNode) -> Option<Vec<u8>> {
     VLBytes::tls_deserialize(&mut encoded.as_slice()).map(Into::into).ok()
 }
 
-/// Seals to `public_key`, once, for the sake of knowing that it can be done: whether a key is of small order
-/// does not depend on the randomness, so what works now works in every later commit.
+/// Seals to `public_key`, once, for the sake of knowing that it can be done: whether a key is of small order, or
+/// no key of ML-KEM, does not depend on the randomness, so what works now works in every later commit.
 pub(crate) fn trial_seal(
-    crypto: &RustCrypto,
+    crypto: &Crypto,
     suite: Suite,
     key: &'static str,
     public_key: &[u8],

@@ -11,6 +11,7 @@
 mod batch;
 mod commit;
 mod context;
+mod crypto;
 mod error;
 mod join;
 mod key_package;
@@ -31,11 +32,11 @@ pub use commit::{AddDevice, Changes, CommitOutcome, Committed, Dropped};
 pub use context::CellContext;
 pub use error::{LocalError, MlsError, Refused};
 pub use key_package::{KeyPackageRef, PrivateKeyPackage, make_key_package};
-pub use leaf::MAX_LEAF_BYTES;
+pub use leaf::max_leaf_bytes;
 pub use manager::ManagedCell;
 pub use member::{MemberCell, Processed};
 pub use message::{
-    MAX_COMMIT_BYTES, MAX_COVERED_UPDATES, MAX_KEY_PACKAGE_BYTES, MAX_UPDATE_BYTES, MAX_WELCOME_BYTES,
+    MAX_COMMIT_BYTES, MAX_COVERED_UPDATES, MAX_UPDATE_BYTES, MAX_WELCOME_BYTES, max_key_package_bytes,
 };
 pub use signer::LeafSigner;
 pub use welcome::welcome_key_package_ref;

@@ -20,12 +20,15 @@ use crate::slots::SlotError;
 pub const MAX_COMMIT_BYTES: usize = 128 * 1024;
 /// No Welcome is longer, in bytes.
 pub const MAX_WELCOME_BYTES: usize = 256 * 1024;
-/// No key package is longer, in bytes; ours take about 300.
-pub const MAX_KEY_PACKAGE_BYTES: usize = 1024;
-/// No Update proposal is longer, in bytes; ours take about 450.
-pub const MAX_UPDATE_BYTES: usize = 1024;
+/// No Update proposal is longer, in bytes; ours take about 400, and their encryption key.
+pub const MAX_UPDATE_BYTES: usize = 2 * 1024;
 /// No commit covers more Update proposals.
 pub const MAX_COVERED_UPDATES: usize = 256;
+
+/// No key package is longer, in bytes; ours take about 250, and two keys.
+pub const fn max_key_package_bytes(suite: Suite) -> usize {
+    960 + 2 * suite.kem_public_key_bytes()
+}
 
 /// What a private message claims to carry.
 #[derive(Clone, Copy)]

@@ -6,22 +6,22 @@ use openmls::prelude::{
     Capabilities, Ciphersuite, CredentialType, Lifetime, MlsGroupJoinConfig,
     PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProtocolVersion, SenderRatchetConfiguration,
 };
-use openmls_rust_crypto::RustCrypto;
 use openmls_traits::OpenMlsProvider;
 
+use crate::crypto::Crypto;
 use crate::slots::{Changes, Slots};
 use crate::storage::Storage;
 
 /// A fresh engine over one group's slots, for the length of one operation. Its randomness is seeded from the
 /// operating system each time.
 pub(crate) struct Provider<'a> {
-    crypto: RustCrypto,
+    crypto: Crypto,
     storage: Storage<'a>,
 }
 
 impl<'a> Provider<'a> {
     pub(crate) fn over(slots: &'a Slots) -> Self {
-        Self { crypto: RustCrypto::default(), storage: Storage::over(slots) }
+        Self { crypto: Crypto::default(), storage: Storage::over(slots) }
     }
 
     pub(crate) fn into_changes(self) -> Changes {
@@ -30,19 +30,19 @@ impl<'a> Provider<'a> {
 }
 
 impl<'a> OpenMlsProvider for Provider<'a> {
-    type CryptoProvider = RustCrypto;
-    type RandProvider = RustCrypto;
+    type CryptoProvider = Crypto;
+    type RandProvider = Crypto;
     type StorageProvider = Storage<'a>;
 
     fn storage(&self) -> &Storage<'a> {
         &self.storage
     }
 
-    fn crypto(&self) -> &RustCrypto {
+    fn crypto(&self) -> &Crypto {
         &self.crypto
     }
 
-    fn rand(&self) -> &RustCrypto {
+    fn rand(&self) -> &Crypto {
         &self.crypto
     }
 }
@@ -52,6 +52,7 @@ pub(crate) const fn ciphersuite(suite: Suite) -> Ciphersuite {
     match suite {
         Suite::Aes128Gcm => Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
         Suite::ChaCha20Poly1305 => Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519,
+        Suite::XWingChaCha20Poly1305 => Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519,
     }
 }
 

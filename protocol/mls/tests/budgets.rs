@@ -9,9 +9,6 @@ use common::World;
 use fleetkey_mls::{Changes, MemberCell};
 use fleetkey_wire::Suite;
 
-/// The default capacity of a cell.
-const CAPACITY: usize = 64;
-
 struct Costs {
     manager: usize,
     member: usize,
@@ -50,7 +47,7 @@ fn costs(suite: Suite, members: usize) -> Costs {
         .unwrap()
         .process(&covered.covered_updates, &covered.commit, &keys, &[])
         .unwrap();
-    refuse_to_grow(&world.cells[&watcher], &cell);
+    refuse_to_grow(suite, &world.cells[&watcher], &cell);
     cell = world.cells[&watcher].clone();
 
     let removed = world.commit(Changes { remove: vec![ids[0]], ..Changes::default() });
@@ -78,16 +75,16 @@ fn costs(suite: Suite, members: usize) -> Costs {
     Costs { add_eight: eight.commit.len(), ..costs }
 }
 
-/// An update that has been covered leaves nothing behind.
-fn refuse_to_grow(after: &MemberCell, before: &MemberCell) {
+/// An update that has been covered leaves nothing behind but the path of its commit: a public key at each level.
+fn refuse_to_grow(suite: Suite, after: &MemberCell, before: &MemberCell) {
     let (after, before) = (after.snapshot().len(), before.snapshot().len());
-    assert!(after < before + 2048, "{before} bytes grew to {after}");
+    assert!(after < before + 2048 + 6 * suite.kem_public_key_bytes(), "{before} bytes grew to {after}");
 }
 
 #[test]
 fn a_full_cell_stays_within_its_budget() {
-    for suite in Suite::ALL {
-        let costs = costs(suite, CAPACITY);
+    for suite in [Suite::Aes128Gcm, Suite::ChaCha20Poly1305] {
+        let costs = costs(suite, suite.default_cell_capacity().into());
         assert!(costs.member <= 45_000, "a device stores {} bytes", costs.member);
         assert!(costs.member_with_update <= 45_000, "a device stores {} bytes", costs.member_with_update);
         assert!(costs.removal <= 6_500, "a removal takes {} bytes", costs.removal);
@@ -99,11 +96,33 @@ fn a_full_cell_stays_within_its_budget() {
 }
 
 #[test]
+fn a_full_cell_with_x_wing_stays_within_its_budget() {
+    let suite = Suite::XWingChaCha20Poly1305;
+    for (capacity, removal, welcome) in
+        [(suite.default_cell_capacity(), 16, 20), (suite.max_cell_capacity(), 36, 44)]
+    {
+        let costs = costs(suite, capacity.into());
+        assert!(costs.removal <= removal * 1024, "{capacity}: a removal takes {} bytes", costs.removal);
+        assert!(costs.covered <= (removal + 2) * 1024, "{capacity}: a path takes {} bytes", costs.covered);
+        assert!(costs.welcome <= welcome * 1024, "{capacity}: a Welcome takes {} bytes", costs.welcome);
+        assert!(costs.member <= 2 * welcome * 1024, "{capacity}: a device stores {} bytes", costs.member);
+        assert!(costs.add <= 3_000, "an add takes {} bytes", costs.add);
+        assert!(costs.update <= 1_700, "an update takes {} bytes", costs.update);
+        assert!(costs.key_package <= 2_750, "a key package takes {} bytes", costs.key_package);
+    }
+}
+
+#[test]
 fn a_cell_grows_with_its_members_and_no_faster() {
     println!("members  manager  member  +update  kp  kp priv  add  add 8  removal  update  covered  welcome");
-    let mut last: BTreeMap<&str, usize> = BTreeMap::new();
-    for members in [16, 64, 256] {
-        let c = costs(Suite::Aes128Gcm, members);
+    let x_wing = Suite::XWingChaCha20Poly1305;
+    let mut last: BTreeMap<(Suite, &str), usize> = BTreeMap::new();
+    for (suite, members) in [16, 64, 256]
+        .map(|members| (Suite::Aes128Gcm, members))
+        .into_iter()
+        .chain([8, 16, 24].map(|members| (x_wing, members)))
+    {
+        let c = costs(suite, members);
         println!(
             "{members:7} {:8} {:7} {:8} {:3} {:8} {:4} {:6} {:8} {:7} {:8} {:8}",
             c.manager,
@@ -119,7 +138,7 @@ fn a_cell_grows_with_its_members_and_no_faster() {
             c.welcome
         );
         for (what, bytes) in [("manager", c.manager), ("member", c.member), ("removal", c.removal)] {
-            if let Some(before) = last.insert(what, bytes) {
+            if let Some(before) = last.insert((suite, what), bytes) {
                 assert!(bytes < before * 5, "{what}: {before} bytes grew to {bytes}");
             }
         }

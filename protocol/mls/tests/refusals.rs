@@ -11,7 +11,7 @@ use fleetkey_mls::{
     Refused, make_key_package, welcome_key_package_ref,
 };
 use fleetkey_wire::{CellEpoch, CellId, DeviceId, Suite};
-use openmls::prelude::tls_codec::Serialize as _;
+use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 use openmls::prelude::*;
 use rand_core::OsRng;
 
@@ -183,10 +183,7 @@ fn a_public_commit_and_an_external_join_are_refused() {
     // A join by external commit, with a group info that the member handed out.
     let Rogue { provider, key, group, .. } = &rogue;
     let info = group.as_ref().unwrap().export_group_info(provider.crypto(), key, true).unwrap();
-    let info: MlsMessageIn = {
-        use openmls::prelude::tls_codec::Deserialize as _;
-        MlsMessageIn::tls_deserialize_exact(info.to_bytes().unwrap()).unwrap()
-    };
+    let info: MlsMessageIn = { MlsMessageIn::tls_deserialize_exact(info.to_bytes().unwrap()).unwrap() };
     let MlsMessageBodyIn::GroupInfo(info) = info.extract() else { panic!("no group info") };
     let outsider = Rogue::device(Suite::Aes128Gcm);
     let (_, bundle) = MlsGroup::external_commit_builder()
@@ -415,16 +412,31 @@ fn keys_of_small_order() -> Vec<[u8; 32]> {
     .collect()
 }
 
+/// What a suite's KEM can do nothing with. The X25519 half of an X-Wing key may be anything: ML-KEM carries it.
+fn keys_that_nothing_is_sealed_to(suite: Suite) -> Vec<Vec<u8>> {
+    match suite {
+        Suite::Aes128Gcm | Suite::ChaCha20Poly1305 => {
+            keys_of_small_order().iter().map(|key| key.to_vec()).collect()
+        }
+        Suite::XWingChaCha20Poly1305 => {
+            let good = forge::public_key(suite, [7; 32]);
+            let cut = good[..good.len() - 1].to_vec();
+            // Coefficients beyond ML-KEM's modulus (FIPS 203 §7.2), a key that is cut, one of X25519, and none.
+            vec![vec![0xff; good.len()], cut, good[good.len() - 32..].to_vec(), Vec::new()]
+        }
+    }
+}
+
 #[test]
 fn a_key_that_nothing_can_be_sealed_to_drops_out_and_the_removal_goes_on() {
     for suite in Suite::ALL {
-        for small in keys_of_small_order() {
+        for bad in keys_that_nothing_is_sealed_to(suite) {
             let mut world = World::with(suite, 4);
             let ids = world.ids();
             let good = world.enrol();
             let (good_add, _) = world.package(good);
-            let bad_leaf = forge::packaged(suite, Some(small), None);
-            let bad_init = forge::packaged(suite, None, Some(small));
+            let bad_leaf = forge::packaged(suite, Some(&bad), None);
+            let bad_init = forge::packaged(suite, None, Some(&bad));
             let (leaf_id, init_id) = (bad_leaf.device, bad_init.device);
 
             let add = vec![bad_leaf, good_add, bad_init];
@@ -435,7 +447,7 @@ fn a_key_that_nothing_can_be_sealed_to_drops_out_and_the_removal_goes_on() {
                 (leaf_id, Refused::UnusableKey { key: "encryption" }),
                 (init_id, Refused::UnusableKey { key: "init" }),
             ];
-            assert_eq!(dropped(&outcome), expected, "{small:02x?}");
+            assert_eq!(dropped(&outcome), expected, "{bad:02x?}");
             assert_eq!(outcome.committed.unwrap().welcomes.into_keys().collect::<Vec<_>>(), [good]);
             assert!(!world.manager.contains(ids[0]) && world.manager.contains(good));
         }
@@ -445,9 +457,11 @@ fn a_key_that_nothing_can_be_sealed_to_drops_out_and_the_removal_goes_on() {
 #[test]
 fn a_forged_key_package_with_good_keys_is_accepted() {
     // Guards the test above: what drops out there drops out for its key alone.
-    let mut world = World::with(Suite::Aes128Gcm, 2);
-    let fine = forge::packaged(Suite::Aes128Gcm, None, None);
-    world.commit(Changes { add: vec![fine], ..Changes::default() });
+    for suite in Suite::ALL {
+        let mut world = World::with(suite, 2);
+        let fine = forge::packaged(suite, None, None);
+        world.commit(Changes { add: vec![fine], ..Changes::default() });
+    }
 }
 
 #[test]
@@ -537,7 +551,7 @@ fn bad_key_packages_drop_out_by_name() {
                 None,
                 None,
             ))),
-            Refused::TooLarge { what: "the leaf", bytes: 0, max: fleetkey_mls::MAX_LEAF_BYTES },
+            Refused::TooLarge { what: "the leaf", bytes: 0, max: fleetkey_mls::max_leaf_bytes(suite) },
         ),
         (
             {
@@ -558,7 +572,7 @@ fn bad_key_packages_drop_out_by_name() {
         assert_eq!(*who, id);
         match (&expected, why) {
             (Refused::TooLarge { bytes: 0, .. }, Refused::TooLarge { what, max, .. }) => {
-                assert_eq!((*what, *max), ("the leaf", fleetkey_mls::MAX_LEAF_BYTES));
+                assert_eq!((*what, *max), ("the leaf", fleetkey_mls::max_leaf_bytes(suite)));
             }
             _ => assert_eq!(*why, expected),
         }
@@ -621,7 +635,8 @@ fn keys_in_use_drop_out() {
 fn encryption_and_init_keys_may_not_be_shared() {
     let suite = Suite::Aes128Gcm;
     let mut world = World::with(suite, 1);
-    let [a, b] = [[3; 32], [4; 32]].map(|scalar| forge::public_key(&scalar));
+    let [a, b] = [[3; 32], [4; 32]].map(|scalar| forge::public_key(suite, scalar));
+    let (a, b) = (a.as_slice(), b.as_slice());
     let batch = vec![
         forge::packaged(suite, Some(a), None),
         forge::packaged(suite, Some(a), None),
@@ -646,22 +661,25 @@ fn encryption_and_init_keys_may_not_be_shared() {
 #[test]
 fn a_leaf_with_a_parents_key_drops_out() {
     // It would pass, and whoever joins next would refuse the tree.
-    let (mut world, mut rogue) = with_rogue(Suite::Aes128Gcm, 4);
-    let committed = world.commit(Changes { force_path: true, ..Changes::default() });
-    rogue.follow(&committed.commit);
-    let parents: Vec<[u8; 32]> = rogue
-        .group()
-        .treesync()
-        .full_parents()
-        .map(|(_, parent)| parent.tls_serialize_detached().unwrap()[1..33].try_into().unwrap())
-        .collect();
-    assert!(!parents.is_empty());
-    for parent in parents {
-        let add = forge::packaged(Suite::Aes128Gcm, Some(parent), None);
-        let device = add.device;
-        let changes = Changes { add: vec![add], ..Changes::default() };
-        let outcome = world.manager.commit(&world.coordinator, changes).unwrap();
-        assert_eq!(dropped(&outcome), [(device, Refused::KeyInUse { key: "encryption" })]);
+    for suite in Suite::ALL {
+        let (mut world, mut rogue) = with_rogue(suite, 4);
+        let committed = world.commit(Changes { force_path: true, ..Changes::default() });
+        rogue.follow(&committed.commit);
+        let parents: Vec<Vec<u8>> = rogue
+            .group()
+            .treesync()
+            .full_parents()
+            .map(|(_, parent)| parent.tls_serialize_detached().unwrap())
+            .map(|encoded| VLBytes::tls_deserialize(&mut encoded.as_slice()).unwrap().into())
+            .collect();
+        assert!(!parents.is_empty());
+        for parent in parents {
+            let add = forge::packaged(suite, Some(&parent), None);
+            let device = add.device;
+            let changes = Changes { add: vec![add], ..Changes::default() };
+            let outcome = world.manager.commit(&world.coordinator, changes).unwrap();
+            assert_eq!(dropped(&outcome), [(device, Refused::KeyInUse { key: "encryption" })]);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn seal(suite: Suite, key: &[u8], nonce: &[u8; NONCE_BYTES], msg: &[u
         Suite::Aes128Gcm => {
             Aes128Gcm::new_from_slice(key).ok().and_then(|aead| aead.encrypt(nonce.into(), payload).ok())
         }
-        Suite::ChaCha20Poly1305 => ChaCha20Poly1305::new_from_slice(key)
+        Suite::ChaCha20Poly1305 | Suite::XWingChaCha20Poly1305 => ChaCha20Poly1305::new_from_slice(key)
             .ok()
             .and_then(|aead| aead.encrypt(nonce.into(), payload).ok()),
     }
@@ -31,7 +31,7 @@ pub(crate) fn open(
     let payload = Payload { msg, aad };
     match suite {
         Suite::Aes128Gcm => Aes128Gcm::new_from_slice(key).ok()?.decrypt(nonce.into(), payload).ok(),
-        Suite::ChaCha20Poly1305 => {
+        Suite::ChaCha20Poly1305 | Suite::XWingChaCha20Poly1305 => {
             ChaCha20Poly1305::new_from_slice(key).ok()?.decrypt(nonce.into(), payload).ok()
         }
     }

@@ -15,7 +15,7 @@ pub const MAX_COVERED_UPDATES: usize = 32;
 /// One Update proposal as an MLS message, in bytes.
 pub const MAX_UPDATE_BYTES: usize = 2 * 1024;
 /// One key package as an MLS message, in bytes.
-pub const MAX_KEY_PACKAGE_BYTES: usize = 2 * 1024;
+pub const MAX_KEY_PACKAGE_BYTES: usize = 4 * 1024;
 /// Key packages in one frame.
 pub const MAX_KEY_PACKAGES: usize = 8;
 /// Cells a device may be in, and so a hello may name.
@@ -32,5 +32,5 @@ pub const MAX_CHAIN: usize = 4;
 pub const MAX_CERTIFICATE_BYTES: usize = 2 * 1024;
 /// Devices in one cell: the smallest capacity that a policy may set.
 pub const MIN_CELL_CAPACITY: u16 = 8;
-/// Devices in one cell: the largest capacity that a policy may set.
+/// Devices in one cell: the largest capacity that a policy may set, where the suite does not set less.
 pub const MAX_CELL_CAPACITY: u16 = 256;

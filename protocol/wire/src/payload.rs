@@ -215,8 +215,8 @@ pub fn open(
     context: &[u8],
     key_of: impl FnOnce(DeviceId) -> Option<VerifyingKey>,
 ) -> Result<Opened, BadSealed> {
-    let (message, header, sealed_under) = read(sealed)?;
-    if sealed_under != suite {
+    let (message, header, sealed_with) = read(sealed)?;
+    if sealed_with != algorithm(suite) {
         return Err(BadFrame::CoseHeader { what: "sealed message" }.into());
     }
     let does_not_open =
@@ -236,7 +236,7 @@ pub fn open(
     Ok(Opened { header, plaintext })
 }
 
-fn read(sealed: &[u8]) -> Result<(CoseEncrypt0, SealedHeader, Suite), BadFrame> {
+fn read(sealed: &[u8]) -> Result<(CoseEncrypt0, SealedHeader, Algorithm), BadFrame> {
     const WHAT: &str = "sealed message";
     let bad_header = BadFrame::CoseHeader { what: WHAT };
     if sealed.len() > MAX_SEALED_BYTES {
@@ -260,7 +260,7 @@ fn read(sealed: &[u8]) -> Result<(CoseEncrypt0, SealedHeader, Suite), BadFrame> 
         unprotected: Header::default(),
         ciphertext: Some(ciphertext),
     };
-    Ok((message, header, suite))
+    Ok((message, header, algorithm(suite)))
 }
 
 fn header_of(got: &Header) -> Option<SealedHeader> {

@@ -94,7 +94,7 @@ fn protected(suite: Suite) -> Header {
 pub(crate) const fn algorithm(suite: Suite) -> Algorithm {
     match suite {
         Suite::Aes128Gcm => Algorithm::A128GCM,
-        Suite::ChaCha20Poly1305 => Algorithm::ChaCha20Poly1305,
+        Suite::ChaCha20Poly1305 | Suite::XWingChaCha20Poly1305 => Algorithm::ChaCha20Poly1305,
     }
 }
 

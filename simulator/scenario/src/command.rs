@@ -59,7 +59,6 @@ impl Run {
         if let Some(devices) = self.devices {
             scenario.scale_to(devices as usize);
         }
-        scenario.check_supported()?;
         Ok(scenario)
     }
 }

@@ -32,8 +32,7 @@ pub use ledger::Ledger;
 pub use parse::BadScenario;
 pub use run::{RunOptions, Unwatched, Watch, run};
 pub use scenario::{
-    Act, Amount, Class, Fleet, Group, NetworkProfile, Phase, Scenario, Sleep, SuiteChoice, SuiteNotSupported,
-    Targets, Which,
+    Act, Amount, Class, Fleet, Group, NetworkProfile, Phase, Scenario, Sleep, Targets, Which,
 };
 pub use shipped::{SHIPPED, shipped};
 pub use units::people;

@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fleetkey_wire::Suite;
-use fleetkey_wire::limits::{MAX_CELL_CAPACITY, MAX_CELLS_PER_DEVICE, MIN_CELL_CAPACITY};
+use fleetkey_wire::limits::{MAX_CELLS_PER_DEVICE, MIN_CELL_CAPACITY};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::scenario::{
-    Act, Amount, Class, Fleet, Group, NetworkProfile, Phase, Scenario, Sleep, SuiteChoice, Targets, Which,
+    Act, Amount, Class, Fleet, Group, NetworkProfile, Phase, Scenario, Sleep, Targets, Which,
 };
 use crate::units::{Bytes, Rate, Share, Time};
 
@@ -21,9 +21,6 @@ use crate::units::{Bytes, Rate, Share, Time};
 const MAX_DEVICES: usize = 10_000_000;
 /// Phases, groups and classes at most.
 const MAX_PARTS: usize = 100;
-/// Suites that scenarios may name although there are none yet: the post-quantum and hybrid ones of
-/// draft-ietf-mls-pq-ciphersuites.
-const SUITES_TO_COME: &[&str] = &["mlkem768x25519-aes256gcm", "mlkem768-aes256gcm", "mlkem1024-aes256gcm"];
 
 /// A text that is no scenario: where, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -385,7 +382,7 @@ impl RawScenario {
         let mut groups =
             group.into_iter().map(|group| read_group(*text, group)).collect::<Result<Vec<_>, _>>()?;
         if groups.is_empty() {
-            groups.push(Group::named("all"));
+            groups.push(Group::named("all", Suite::default()));
         }
         let mut names = BTreeSet::new();
         if let Some(twice) = groups.iter().find(|group| !names.insert(group.name.as_str())) {
@@ -441,13 +438,13 @@ impl RawNetwork {
 }
 
 impl Group {
-    fn named(name: &str) -> Self {
+    fn named(name: &str, suite: Suite) -> Self {
         let day = Duration::from_secs(86_400);
         Self {
             name: name.to_owned(),
             share: 1.0,
-            cell_capacity: 64,
-            suite: SuiteChoice::Known(Suite::default()),
+            cell_capacity: suite.default_cell_capacity(),
+            suite,
             rotation: None,
             rotation_deadline: Duration::from_secs(3_600),
             cell_max_age: 30 * day,
@@ -463,14 +460,13 @@ fn read_group(text: Text<'_>, group: Spanned<RawGroup>) -> Result<Group, BadScen
     let raw = group.into_inner();
     let suite = match &raw.suite {
         Some(suite) => read_suite(text, suite)?,
-        None => SuiteChoice::Known(Suite::default()),
+        None => Suite::default(),
     };
-    let default = Group::named(&raw.name);
+    let default = Group::named(&raw.name, suite);
     let or = |time: Option<Time>, default: Duration| time.map_or(default, |time| time.0);
     let group = Group {
         share: raw.share.map_or(1.0, |share| share.0),
         cell_capacity: raw.cell_capacity.unwrap_or(default.cell_capacity),
-        suite,
         rotation: raw.rotation.map(|time| time.0),
         rotation_deadline: or(raw.rotation_deadline, default.rotation_deadline),
         cell_max_age: or(raw.cell_max_age, default.cell_max_age),
@@ -484,8 +480,9 @@ fn read_group(text: Text<'_>, group: Spanned<RawGroup>) -> Result<Group, BadScen
     if group.name.is_empty() || group.name.len() > 60 {
         return bad("its name must be 1 to 60 bytes".into());
     }
-    if !(MIN_CELL_CAPACITY..=MAX_CELL_CAPACITY).contains(&group.cell_capacity) {
-        return bad(format!("cell_capacity must be {MIN_CELL_CAPACITY} to {MAX_CELL_CAPACITY}"));
+    let max = suite.max_cell_capacity();
+    if !(MIN_CELL_CAPACITY..=max).contains(&group.cell_capacity) {
+        return bad(format!("cell_capacity must be {MIN_CELL_CAPACITY} to {max} with the suite {suite}"));
     }
     if group.rotation.is_some_and(|time| seconds(time) < 10) {
         return bad("rotation must be at least 10s, or be left out".into());
@@ -496,20 +493,8 @@ fn read_group(text: Text<'_>, group: Spanned<RawGroup>) -> Result<Group, BadScen
     Ok(group)
 }
 
-fn read_suite(text: Text<'_>, name: &Spanned<String>) -> Result<SuiteChoice, BadScenario> {
-    let known = Suite::ALL.into_iter().find(|suite| suite.name() == name.get_ref());
-    match known {
-        Some(suite) => Ok(SuiteChoice::Known(suite)),
-        None if SUITES_TO_COME.contains(&name.get_ref().as_str()) => {
-            Ok(SuiteChoice::NotYet(name.get_ref().clone()))
-        }
-        None => {
-            let all: Vec<&str> =
-                Suite::ALL.into_iter().map(Suite::name).chain(SUITES_TO_COME.iter().copied()).collect();
-            let why = format!("there is no suite \"{}\"; there are: {}", name.get_ref(), all.join(", "));
-            Err(text.bad(&name.span(), why))
-        }
-    }
+fn read_suite(text: Text<'_>, name: &Spanned<String>) -> Result<Suite, BadScenario> {
+    name.get_ref().parse().map_err(|why| text.bad(&name.span(), why))
 }
 
 fn read_classes(
@@ -593,12 +578,14 @@ mod tests {
     }
 
     #[test]
-    fn a_suite_that_nobody_knows_is_refused_and_one_to_come_is_not_faked() {
+    fn a_suite_that_nobody_knows_is_refused_and_a_capacity_beyond_its_own() {
         let told = refused("[[group]]\nname = \"g\"\nsuite = \"rot13\"\n[[phase]]\ndo = \"rekey\"\n");
         assert!(told.contains("line 7") && told.contains("aes128gcm"), "{told}");
-        let text =
-            "[[group]]\nname = \"g\"\nsuite = \"mlkem768x25519-aes256gcm\"\n[[phase]]\ndo = \"rekey\"\n";
-        let scenario = Scenario::from_toml(&format!("{HEAD}{text}")).expect("it is a scenario");
-        assert!(scenario.check_supported().is_err());
+        let group = "[[group]]\nname = \"g\"\nsuite = \"xwing-chacha20poly1305\"\n";
+        let phase = "[[phase]]\ndo = \"rekey\"\n";
+        let scenario = Scenario::from_toml(&format!("{HEAD}{group}{phase}")).expect("it is a scenario");
+        assert_eq!(scenario.groups[0].cell_capacity, Suite::XWingChaCha20Poly1305.default_cell_capacity());
+        let told = refused(&format!("{group}cell_capacity = 64\n{phase}"));
+        assert!(told.contains("8 to 24") && told.contains("xwing"), "{told}");
     }
 }

@@ -46,7 +46,7 @@ pub struct Group {
     /// Devices in a cell.
     pub cell_capacity: u16,
     /// The cipher suite.
-    pub suite: SuiteChoice,
+    pub suite: Suite,
     /// How long a key is used; none for no rotations.
     pub rotation: Option<Duration>,
     /// How long a rotation waits for those who do not confirm.
@@ -59,15 +59,6 @@ pub struct Group {
     pub rekeys_on_join: bool,
     /// How long the former key is accepted after a rekey.
     pub overlap: Duration,
-}
-
-/// A cipher suite that a scenario asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SuiteChoice {
-    /// One that there is.
-    Known(Suite),
-    /// One that there is not yet, by its name.
-    NotYet(String),
 }
 
 /// A kind of device.
@@ -217,32 +208,7 @@ pub struct Targets {
     pub key_age_at_most: Option<Duration>,
 }
 
-/// A suite that a scenario asks for, and that there is not yet.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "group {group} asks for the suite {suite}, which this version does not support, so nothing was run. It supports: {known}"
-)]
-pub struct SuiteNotSupported {
-    /// The group.
-    pub group: String,
-    /// The suite.
-    pub suite: String,
-    /// Those that there are.
-    pub known: String,
-}
-
 impl Scenario {
-    /// Whether everything that it asks for is there.
-    ///
-    /// # Errors
-    /// [`SuiteNotSupported`].
-    pub fn check_supported(&self) -> Result<(), SuiteNotSupported> {
-        for group in &self.groups {
-            group.suite().map(drop)?;
-        }
-        Ok(())
-    }
-
     /// Changes how many devices there are. Counts in phases shrink with them, so that what is left of a large scenario is a
     /// small one of the same kind.
     pub fn scale_to(&mut self, devices: usize) {
@@ -268,22 +234,5 @@ impl Scenario {
             }
         }
         self.fleet.devices = devices;
-    }
-}
-
-impl Group {
-    /// Its suite.
-    ///
-    /// # Errors
-    /// [`SuiteNotSupported`].
-    pub fn suite(&self) -> Result<Suite, SuiteNotSupported> {
-        match &self.suite {
-            SuiteChoice::Known(suite) => Ok(*suite),
-            SuiteChoice::NotYet(name) => Err(SuiteNotSupported {
-                group: self.name.clone(),
-                suite: name.clone(),
-                known: Suite::ALL.map(Suite::name).join(", "),
-            }),
-        }
     }
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use self::held::Held;
 use crate::dice::Dice;
 use crate::in_virtual_time::VirtualWorld;
-use crate::scenario::{Class, Fleet, Group, NetworkProfile, Scenario, SuiteChoice};
+use crate::scenario::{Class, Fleet, Group, NetworkProfile, Scenario};
 use crate::units::{Quantity as _, Time, people};
 use crate::world::{Until, World as _};
 
@@ -278,7 +278,7 @@ fn shape(live: &LiveFleet, devices: usize, network: NetworkProfile) -> Scenario 
         name: live.name.clone(),
         share: live.members as f64 / devices as f64,
         cell_capacity: live.policy.cell_capacity,
-        suite: SuiteChoice::Known(live.policy.suite),
+        suite: live.policy.suite,
         // What is predicted is one revocation, with nothing else in between.
         rotation: None,
         rotation_deadline: Duration::from_secs(live.policy.rotation_deadline_seconds),

@@ -3,7 +3,7 @@
 
 use fleetkey_report::RunReport;
 use fleetkey_scenario::command::run_in_virtual_time;
-use fleetkey_scenario::{SHIPPED, Scenario, SuiteNotSupported, Unwatched, shipped};
+use fleetkey_scenario::{SHIPPED, Scenario, Unwatched, shipped};
 
 fn small(name: &str, devices: usize) -> Scenario {
     let mut scenario = Scenario::from_toml(shipped(name).unwrap()).unwrap();
@@ -81,11 +81,12 @@ fn steady_year_renews_keys_week_by_week() {
 }
 
 #[test]
-fn post_quantum_says_that_its_suite_is_not_there() {
-    let scenario = small("post-quantum", 10);
-    let why = run_in_virtual_time(&scenario, 1, None, &mut Unwatched).unwrap_err();
-    assert!(why.is::<SuiteNotSupported>(), "{why}");
-    assert!(why.to_string().contains("mlkem768x25519"), "{why}");
+fn post_quantum_brings_everybody_in_with_x_wing_and_the_revoked_out() {
+    let report = passes(&small("post-quantum", 60));
+    assert!(report.shape.suite.contains("xwing"), "{:?}", report.shape);
+    assert_eq!(report.phases[0].figures["members"].value, 60.0);
+    assert_eq!(report.phases[1].figures["members"].value, 59.0);
+    assert_eq!(report.phases[1].latency.as_ref().unwrap().count(), 59);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleetkey_wire::{CellId, DeviceId, DownBody, Millis, Now, Reason};
+use fleetkey_wire::{CellId, DeviceId, DownBody, Millis, Now, Reason, Suite};
 use rand_core::CryptoRngCore;
 
 use super::commit::{CellPlan, Failed, Rekey};
@@ -17,8 +17,14 @@ use crate::context::Context;
 use crate::policy::OnJoin;
 use crate::records::{MemberRecord, Place};
 
-/// Joins in one commit of a cell whose members must take the frame: keeps it below 16 KiB.
-const JOINS_PER_COMMIT: usize = 24;
+/// Joins in one commit of a cell whose members must take the frame: keeps it below 16 KiB, where no path is in it.
+const fn joins_per_commit(suite: Suite) -> usize {
+    match suite {
+        Suite::Aes128Gcm | Suite::ChaCha20Poly1305 => 24,
+        // A key package takes 2.7 KB.
+        Suite::XWingChaCha20Poly1305 => 5,
+    }
+}
 /// Those who owe a key package are asked again after this long at first; it doubles each time.
 const ASK_AGAIN_MILLISECONDS: u64 = 15_000;
 /// Joins in one transaction: keeps the writer free for a revocation.
@@ -230,7 +236,7 @@ impl Group {
         for id in &self.afresh {
             let Some(cell) = self.members.get(id).and_then(super::Member::cell) else { continue };
             let plan = plans.entry(cell).or_default();
-            if plan.add.len() < JOINS_PER_COMMIT {
+            if plan.add.len() < joins_per_commit(self.record.policy.suite) {
                 plan.add.insert(*id);
                 plan.remove.insert(*id);
                 if let Some(device) = devices.get_mut(id) {
@@ -265,7 +271,7 @@ impl Group {
         rooms.sort_unstable_by(|a, b| b.cmp(a));
         for (room, id) in rooms {
             let plan = plans.entry(id).or_default();
-            let room = room.min(JOINS_PER_COMMIT.saturating_sub(plan.add.len()));
+            let room = room.min(joins_per_commit(self.record.policy.suite).saturating_sub(plan.add.len()));
             plan.add.extend(std::iter::from_fn(|| joiners.pop_first()).take(room));
         }
         while !joiners.is_empty() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleetkey_mls::MlsError;
 use fleetkey_wire::error::Named;
-use fleetkey_wire::{CellEpoch, CellId, DeviceId, DownBody, Millis, Now};
+use fleetkey_wire::{CellEpoch, CellId, DeviceId, DownBody, Millis, Now, Suite};
 use rand_core::CryptoRngCore;
 
 use super::commit::{CellPlan, Rekey};
@@ -13,8 +13,15 @@ use super::{Devices, Group};
 use crate::context::Context;
 use crate::error::UpRefused;
 
-/// Updates in one commit: keeps its frame below 16 KiB.
-const UPDATES_PER_COMMIT: usize = 20;
+/// Updates in one commit: keeps its frame below 16 KiB at the default suite and capacity, and within what a frame may take
+/// at all at the largest.
+const fn updates_per_commit(suite: Suite) -> usize {
+    match suite {
+        Suite::Aes128Gcm | Suite::ChaCha20Poly1305 => 20,
+        // An update takes 1.5 KB.
+        Suite::XWingChaCha20Poly1305 => 6,
+    }
+}
 /// Cells of one group that collect updates at the same time.
 const CELLS_AT_ONCE: usize = 4;
 
@@ -62,6 +69,7 @@ impl Group {
 
     fn begin_renewals(&mut self, context: &mut Context, devices: &mut Devices, now: Now) {
         let policy = self.record.policy;
+        let updates_per_commit = updates_per_commit(policy.suite);
         let mut room =
             CELLS_AT_ONCE.saturating_sub(self.cells.values().filter(|cell| cell.renewal.is_some()).count());
         for (id, cell) in &mut self.cells {
@@ -72,11 +80,11 @@ impl Group {
             room -= 1;
             let members: Vec<DeviceId> = cell.managed.members().collect();
             let first =
-                (cell.managed.epoch().0 as usize).wrapping_mul(UPDATES_PER_COMMIT) % members.len().max(1);
+                (cell.managed.epoch().0 as usize).wrapping_mul(updates_per_commit) % members.len().max(1);
             let mut asked = BTreeSet::new();
             for member in members.iter().cycle().skip(first).take(members.len()) {
                 let Some(device) = devices.get_mut(member) else { continue };
-                if asked.len() < UPDATES_PER_COMMIT && device.is_online(context, now) {
+                if asked.len() < updates_per_commit && device.is_online(context, now) {
                     device.say(context, &DownBody::RequestUpdate { cell: *id });
                     asked.insert(*member);
                 }

@@ -51,7 +51,8 @@ pub(crate) enum GroupCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   fleetkey group create pumps
-  fleetkey group create valves --cell-capacity 16 --suite chacha20poly1305 --rotation-interval-seconds 3600")]
+  fleetkey group create valves --cell-capacity 16 --suite chacha20poly1305 --rotation-interval-seconds 3600
+  fleetkey group create ledgers --suite xwing-chacha20poly1305")]
 pub(crate) struct Create {
     /// A name, not taken by another group.
     name: String,
@@ -61,10 +62,11 @@ pub(crate) struct Create {
     /// A file with the pre-shared key that its devices hold (`fleetkey psk generate FILE`): nobody comes in without it.
     #[arg(long, value_name = "FILE")]
     psk: Option<PathBuf>,
-    /// Devices in a cell, 8 to 256 [default: 64].
+    /// Devices in a cell, 8 to 256 [default: 64]; with xwing-chacha20poly1305 8 to 24 [default: 8].
     #[arg(long, value_name = "N")]
     cell_capacity: Option<u16>,
-    /// The cipher suite: aes128gcm or chacha20poly1305 [default: aes128gcm].
+    /// The cipher suite: aes128gcm, chacha20poly1305, or xwing-chacha20poly1305, whose key exchange is hybrid post-quantum
+    /// [default: aes128gcm].
     #[arg(long, value_name = "SUITE")]
     suite: Option<Suite>,
     /// How long joins wait for each other, to share one rekey [default: 1000].
@@ -260,10 +262,10 @@ impl Revoke {
 
 impl Create {
     fn policy(&self) -> Policy {
-        let default = Policy::default();
+        let default = Policy::of(self.suite.unwrap_or_default());
         Policy {
             cell_capacity: self.cell_capacity.unwrap_or(default.cell_capacity),
-            suite: self.suite.unwrap_or(default.suite),
+            suite: default.suite,
             rekey_window_milliseconds: self
                 .rekey_window_milliseconds
                 .unwrap_or(default.rekey_window_milliseconds),

@@ -4,13 +4,15 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use fleetkey_mls::AddDevice;
 use fleetkey_wire::{DeviceId, Suite};
 use rand_core::OsRng;
+use x_wing::{Decapsulator as _, KeyExport as _};
 
 /// What a fresh device can be added with; its leaf's encryption key and its init key are those given, or good ones.
-pub fn packaged(suite: Suite, encryption_key: Option<[u8; 32]>, init_key: Option<[u8; 32]>) -> AddDevice {
+pub fn packaged(suite: Suite, encryption_key: Option<&[u8]>, init_key: Option<&[u8]>) -> AddDevice {
     let device = DeviceId::random(&mut OsRng);
     let key = SigningKey::from_bytes(&super::seed());
-    let encryption_key = encryption_key.unwrap_or_else(|| public_key(&super::seed()));
-    let init_key = init_key.unwrap_or_else(|| public_key(&super::seed()));
+    let good_key = || public_key(suite, super::seed());
+    let encryption_key = encryption_key.map_or_else(good_key, Vec::from);
+    let init_key = init_key.map_or_else(good_key, Vec::from);
 
     let mut leaf = Vec::new();
     vector(&mut leaf, &encryption_key);
@@ -41,9 +43,16 @@ pub fn packaged(suite: Suite, encryption_key: Option<[u8; 32]>, init_key: Option
     AddDevice { device, signature_key: key.verifying_key().to_bytes(), key_package }
 }
 
-/// The X25519 public key of `scalar`.
-pub fn public_key(scalar: &[u8; 32]) -> [u8; 32] {
-    x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(*scalar)).to_bytes()
+/// The public key of the suite's KEM whose private key is `private`.
+pub fn public_key(suite: Suite, private: [u8; 32]) -> Vec<u8> {
+    match suite {
+        Suite::Aes128Gcm | Suite::ChaCha20Poly1305 => {
+            x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(private)).to_bytes().to_vec()
+        }
+        Suite::XWingChaCha20Poly1305 => {
+            x_wing::DecapsulationKey::from(private).encapsulation_key().to_bytes().to_vec()
+        }
+    }
 }
 
 /// SignWithLabel (RFC 9420 §5.1.2).

@@ -10,6 +10,8 @@ use fleetkey_mls::{
 use fleetkey_wire::{CellId, DeviceId, FleetId, GroupId, Psk, Suite};
 use rand_core::{OsRng, RngCore};
 
+#[path = "../../src/crypto.rs"]
+mod crypto;
 pub mod forge;
 pub mod rogue;
 

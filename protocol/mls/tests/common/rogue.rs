@@ -4,9 +4,37 @@ use fleetkey_mls::{AddDevice, CellContext};
 use fleetkey_wire::{CellId, DeviceId, Suite};
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::*;
-use openmls_rust_crypto::OpenMlsRustCrypto;
+use openmls_rust_crypto::MemoryStorage;
+use openmls_traits::OpenMlsProvider;
 use openmls_traits::signatures::{Signer, SignerError};
 use openmls_traits::types::SignatureScheme;
+
+use super::crypto::Crypto;
+
+/// Plain openmls, in all our suites.
+#[derive(Default)]
+pub(crate) struct Provider {
+    crypto: Crypto,
+    storage: MemoryStorage,
+}
+
+impl OpenMlsProvider for Provider {
+    type CryptoProvider = Crypto;
+    type RandProvider = Crypto;
+    type StorageProvider = MemoryStorage;
+
+    fn storage(&self) -> &MemoryStorage {
+        &self.storage
+    }
+
+    fn crypto(&self) -> &Crypto {
+        &self.crypto
+    }
+
+    fn rand(&self) -> &Crypto {
+        &self.crypto
+    }
+}
 
 /// An Ed25519 key that signs anything.
 pub struct Key(ed25519_dalek::SigningKey);
@@ -45,7 +73,7 @@ impl Signer for Key {
 
 /// A client in, or on its way into, one group.
 pub struct Rogue {
-    pub provider: OpenMlsRustCrypto,
+    pub(crate) provider: Provider,
     pub key: Key,
     pub id: [u8; 16],
     pub suite: Ciphersuite,
@@ -56,19 +84,14 @@ pub fn suite(suite: Suite) -> Ciphersuite {
     match suite {
         Suite::Aes128Gcm => Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
         Suite::ChaCha20Poly1305 => Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519,
+        Suite::XWingChaCha20Poly1305 => Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519,
     }
 }
 
 impl Rogue {
     pub fn device(ciphersuite: Suite) -> Self {
         let id = *DeviceId::random(&mut rand_core::OsRng).as_bytes();
-        Self {
-            provider: OpenMlsRustCrypto::default(),
-            key: Key::new(),
-            id,
-            suite: suite(ciphersuite),
-            group: None,
-        }
+        Self { provider: Provider::default(), key: Key::new(), id, suite: suite(ciphersuite), group: None }
     }
 
     /// The creator of a group, with any settings.
@@ -78,7 +101,7 @@ impl Rogue {
         key: Key,
         config: MlsGroupCreateConfig,
     ) -> Self {
-        let provider = OpenMlsRustCrypto::default();
+        let provider = Provider::default();
         let id = *context.fleet.as_bytes();
         let group = MlsGroup::new_with_group_id(
             &provider,
@@ -264,7 +287,7 @@ pub fn join_config() -> MlsGroupJoinConfig {
         .build()
 }
 
-pub fn key_package(provider: &OpenMlsRustCrypto, bytes: &[u8]) -> KeyPackage {
+pub(crate) fn key_package(provider: &Provider, bytes: &[u8]) -> KeyPackage {
     let MlsMessageBodyIn::KeyPackage(package) = MlsMessageIn::tls_deserialize_exact(bytes).unwrap().extract()
     else {
         panic!("no key package")

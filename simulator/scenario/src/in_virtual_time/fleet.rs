@@ -6,7 +6,7 @@ use fleetkey_wire::{FleetId, Generation, KeyId};
 
 use super::device::{Bundle, START_UNIX_SECONDS};
 use crate::dice::Dice;
-use crate::scenario::{Group, Scenario, SuiteNotSupported};
+use crate::scenario::{Group, Scenario};
 
 /// What devices are given, and what the coordinator begins with.
 pub(super) fn found(scenario: &Scenario, seed: u64) -> anyhow::Result<(Bundle, Setup)> {
@@ -29,13 +29,10 @@ pub(super) fn found(scenario: &Scenario, seed: u64) -> anyhow::Result<(Bundle, S
 }
 
 /// How a group is run.
-///
-/// # Errors
-/// When it asks for a suite that is not there.
-pub fn policy(group: &Group) -> Result<Policy, SuiteNotSupported> {
-    Ok(Policy {
+pub fn policy(group: &Group) -> Policy {
+    Policy {
         cell_capacity: group.cell_capacity,
-        suite: group.suite()?,
+        suite: group.suite,
         rekey_window_milliseconds: u32::try_from(group.join_window.as_millis()).unwrap_or(u32::MAX),
         overlap_seconds: seconds(group.overlap.as_secs()),
         rotation_interval_seconds: group.rotation.map_or(0, |time| time.as_secs()),
@@ -43,7 +40,7 @@ pub fn policy(group: &Group) -> Result<Policy, SuiteNotSupported> {
         cell_max_age_seconds: group.cell_max_age.as_secs(),
         on_join: if group.rekeys_on_join { OnJoin::Rekey } else { OnJoin::Next },
         ..Policy::default()
-    })
+    }
 }
 
 fn seconds(seconds: u64) -> u32 {

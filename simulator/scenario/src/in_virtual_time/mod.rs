@@ -70,13 +70,12 @@ impl VirtualWorld {
     /// # Errors
     /// When the scenario asks for what is not there.
     pub fn new(scenario: &Scenario, seed: u64) -> anyhow::Result<Self> {
-        scenario.check_supported()?;
         let (bundle, setup) = fleet::found(scenario, seed)?;
         let legs = Legs::new(&scenario.network);
         let crew = Arc::new(Crew::new()?);
         let mut host = Host::start(setup, scenario.groups.len(), seed, Arc::clone(&crew))?;
         for group in &scenario.groups {
-            let policy = fleet::policy(group)?;
+            let policy = fleet::policy(group);
             let id = host.command(0, &legs, |coordinator, now, rng| {
                 coordinator.create_group(&group.name, policy, now, rng)
             })?;
