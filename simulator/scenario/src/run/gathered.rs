@@ -19,6 +19,8 @@ pub(super) struct Gathered {
     slowest: Duration,
     exposures: Vec<Duration>,
     key_ages: Vec<Duration>,
+    /// What merely connecting and subscribing again took the devices of a power cut, each time.
+    reconnects: Vec<Duration>,
 }
 
 /// What was spent between two looks.
@@ -60,6 +62,16 @@ impl Spent {
 }
 
 impl Gathered {
+    pub(super) fn reconnected(&mut self, took: Vec<Duration>) {
+        self.reconnects = took;
+    }
+
+    /// What merely reconnecting takes, at the median, and how many times that the slowest device took.
+    fn reconnect_ratio(&self) -> Option<(Duration, f64)> {
+        let median = quantile(&self.reconnects, 0.5);
+        (!median.is_zero()).then(|| (median, self.slowest.as_secs_f64() / median.as_secs_f64()))
+    }
+
     pub(super) fn take(&mut self, waited: Waited) {
         for latency in waited.latencies {
             self.latency.record(latency);
@@ -119,6 +131,11 @@ impl Gathered {
         if let Some(settled_in) = settled_in {
             put("settled", settled_in.as_secs_f64(), "s");
         }
+        if let Some((median, ratio)) = self.reconnect_ratio() {
+            put("reconnect", median.as_secs_f64(), "s");
+            put("current_again", self.slowest.as_secs_f64(), "s");
+            put("reconnect_ratio", ratio, "");
+        }
         if spent.days * 86_400.0 >= WORTH_A_DAY.as_secs_f64() {
             put("bytes_per_device_and_day", spent.bytes_per_device_and_day(), "B");
         }
@@ -162,6 +179,11 @@ impl Gathered {
                 }
             };
             claim(format!("every device current within {}", people(within)), settled == Some(true), seen);
+        }
+        if let Some((most, (median, ratio))) = targets.reconnect_ratio_at_most.zip(self.reconnect_ratio()) {
+            let held = settled == Some(true) && ratio <= most;
+            let seen = format!("{ratio:.2} times: {} after {}", people(self.slowest), people(median));
+            claim(format!("all current again in at most {most} times a mere reconnect"), held, seen);
         }
         if let Some(most) = targets.latency_at_most {
             let held = self.latency.milliseconds().count > 0 && self.slowest <= most;
