@@ -101,6 +101,7 @@ impl<W: World> Walk<'_, W> {
             self.rekey().await?;
         }
         self.watch(began + lasts).await?;
+        self.gathered.power_is_back();
         self.world.power(ids, true).await
     }
 
