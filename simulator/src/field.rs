@@ -1,10 +1,11 @@
 //! A fleet in several processes: the real coordinator here, on a real database; brokers and devices in processes of their own.
 //!
 //! One process may open so many files, and no more. Where there are more connections than that, a central broker has edges, each
-//! with a process of devices. Leaves to `field/brokers` who tells brokers of the policy, and to others what is done with a
-//! field, and what is measured.
+//! with a process of devices. Leaves to `field/brokers` who tells brokers of the policy, to `field/power`
+//! devices without power or without anything to do, and to others what is done with a field, and what is measured.
 
 mod brokers;
+mod power;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -274,18 +275,18 @@ impl Field {
         done(part.ask(&DevicesOrder::Connect(which)).await?)
     }
 
-    /// Which of these devices the coordinator has answered, on the connections that they have now.
+    /// Which of these devices the coordinator has answered, on the connections that they have now, and how long ago.
     ///
     /// # Errors
     /// When a process has ended.
-    pub async fn answered(&mut self, ids: &[DeviceId]) -> anyhow::Result<Vec<DeviceId>> {
+    pub async fn answered(&mut self, ids: &[DeviceId]) -> anyhow::Result<Vec<(DeviceId, Duration)>> {
         let mut all = Vec::new();
         for part in &mut self.devices {
             let DevicesAnswer::Answered(ids) = part.ask(&DevicesOrder::WhoIsAnswered(ids.to_vec())).await?
             else {
                 anyhow::bail!("the devices answer something else");
             };
-            all.extend(ids);
+            all.extend(ids.into_iter().map(|(id, ago)| (id, Duration::from_micros(ago))));
         }
         Ok(all)
     }

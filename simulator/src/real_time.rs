@@ -24,8 +24,8 @@ use crate::following::Following;
 
 /// How often it is asked whether a wait is over.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How often devices are asked whether they are answered: the times of those that were cut off are told so exactly.
-const ASK: Duration = Duration::from_millis(50);
+/// How often devices are asked whether they are answered; each says how long ago it was.
+const ASK: Duration = Duration::from_millis(200);
 /// Connections that are made at once, on each thread.
 const MAX_CONNECTING: usize = 256;
 /// How often whoever watches is told.
@@ -300,12 +300,17 @@ impl RealWorld {
             self.are_back(&there);
         }
         if !self.unanswered.is_empty() && self.broker_back.is_none() && self.asked.elapsed() >= ASK {
-            let ids: Vec<DeviceId> = self.unanswered.iter().copied().collect();
+            // Who has confirmed a key since has been answered.
+            let ids: Vec<DeviceId> = {
+                let books = self.books();
+                self.unanswered.iter().copied().filter(|id| books.ledger.is_unanswered(*id)).collect()
+            };
             let answered = self.field.answered(&ids).await?;
             let now = self.now();
-            for id in answered {
+            self.unanswered = ids.into_iter().collect();
+            for (id, ago) in answered {
                 self.unanswered.remove(&id);
-                self.books().ledger.answered(id, now);
+                self.books().ledger.answered(id, now.saturating_sub(ago));
             }
             self.asked = Instant::now();
         }
@@ -424,14 +429,19 @@ impl World for RealWorld {
     }
 
     async fn power(&mut self, ids: &[DeviceId], is_on: bool) -> anyhow::Result<()> {
-        self.field.plug(ids, is_on).await?;
         if is_on {
             ids.iter().for_each(|id| _ = self.off.remove(id));
+            // Due from when the power is back, not from when the last of them was told.
             self.are_back(ids);
+            self.field.plug(ids, true).await
         } else {
             self.off.extend(ids);
+            self.field.cut_power(ids).await
         }
-        Ok(())
+    }
+
+    async fn reconnect(&mut self, ids: &[DeviceId], rounds: usize) -> anyhow::Result<Option<Vec<Duration>>> {
+        self.field.reconnect(ids, rounds).await.map(Some)
     }
 
     async fn restart_broker(&mut self, away: Duration) -> anyhow::Result<()> {

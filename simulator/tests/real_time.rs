@@ -51,7 +51,9 @@ name = "cut"
 do = "power-cut"
 share = "50%"
 for = "500ms"
+meanwhile = "rekey"
 current_within = "30s"
+reconnect_ratio_at_most = 1000
 
 [[phase]]
 name = "broker"
@@ -124,7 +126,12 @@ fn assert_went_well(report: &RunReport) {
     for name in ["revoke", "rekey", "after", "broker"] {
         assert_eq!(heard(name), 56, "{name}");
     }
-    assert_eq!(heard("cut"), 28);
+    // Half of them confirm while the others are away, and those when they are back.
+    assert_eq!(heard("cut"), 56);
+    let cut = |name: &str| phase("cut").figures[name].value;
+    assert!(cut("reconnect") > 0.0 && cut("current_again") > 0.0, "{:#?}", phase("cut").figures);
+    assert!((cut("reconnect_ratio") - cut("current_again") / cut("reconnect")).abs() < 1e-9);
+    assert!(report.checks.iter().any(|check| check.claim.starts_with("cut: all current again")));
     for (name, phase) in report.phases.iter().map(|phase| (&phase.name, phase)) {
         let figure = |figure: &str| phase.figures[figure].value;
         assert_eq!(figure("stragglers"), 0.0, "{name}");
@@ -159,6 +166,19 @@ fn a_twin_is_held_against_it(directory: &TempDir, shape: &str, against: &str) {
     assert!(predicted > 0.0 && (0.5..2.0).contains(&(happened / predicted)), "{told}");
     let (predicted, happened) = line("the last in reach");
     assert!(predicted > 0.0 && happened > 0.0, "{told}");
+}
+
+#[test]
+fn a_power_cut_that_takes_too_many_times_a_mere_reconnect_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let scenario = SCENARIO.split("[[phase]]").next().unwrap().replace("devices = 60", "devices = 20")
+        + "[[phase]]\ndo = \"onboard\"\n[[phase]]\ndo = \"power-cut\"\nshare = \"100%\"\nfor = \"100ms\"\n"
+        + "reconnect_ratio_at_most = 0.001\n";
+    let output = run(&directory, &scenario, &[]);
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{told}\n{said}");
+    assert!(told.contains("all current again in at most 0.001 times a mere reconnect"), "{told}");
+    assert!(told.contains("reconnect ratio"), "{told}");
 }
 
 #[test]

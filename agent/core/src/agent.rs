@@ -312,7 +312,7 @@ impl Agent {
         if connection.is_hello_due(now) {
             self.say_hello(now, rng, effects);
         }
-        if self.connection.as_ref().is_some_and(|connection| connection.link.is_answered()) {
+        if self.is_answered() {
             self.say_what_waited_for_an_answer(now, effects);
         }
     }
@@ -398,13 +398,18 @@ impl Agent {
 
     /// When the agent wants an [`Input::Timeout`], if nothing else comes before.
     pub fn poll_timeout(&self) -> Option<Millis> {
-        let is_answered = self.connection.as_ref().is_some_and(|connection| connection.link.is_answered());
+        let is_answered = self.is_answered();
         let groups = self
             .groups
             .values()
             .flat_map(|group| [group.keys.wake_at(), group.confirmations.wake_at().filter(|_| is_answered)]);
         let connection = self.connection.as_ref().and_then(Connection::wake_at);
         groups.flatten().chain(connection).chain([self.silence.wake_at()]).min()
+    }
+
+    /// Whether the coordinator has answered a hello on this connection.
+    pub fn is_answered(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.link.is_answered())
     }
 
     /// The topics to be subscribed to now. [`Output::Subscribe`] and [`Output::Unsubscribe`] say what changes.
@@ -447,14 +452,22 @@ fn load_coordinator(
     entries: &Entries,
     writes: &mut Writes,
 ) -> Result<CoordinatorCertificate, LoadError> {
+    let stored = entries.get(&EntryKey::Certificate.to_string());
+    let stored =
+        stored.map(|bytes| decode::<StoredCertificate>(&EntryKey::Certificate, bytes)).transpose()?;
+    let stored: Option<Vec<Vec<u8>>> =
+        stored.map(|stored| stored.chain.iter().map(|der| der.0.to_vec()).collect());
+    let is_as_provisioned = stored.as_deref() == Some(provisioned);
     let provisioned = CoordinatorCertificate::verify(provisioned, roots).map_err(LoadError::Coordinator)?;
-    let Some(bytes) = entries.get(&EntryKey::Certificate.to_string()) else {
+    // Most never see another one: its signatures are verified once.
+    if is_as_provisioned {
+        return Ok(provisioned);
+    }
+    let Some(stored) = stored else {
         writes.put(EntryKey::Certificate.to_string(), encode(&provisioned.to_stored()));
         return Ok(provisioned);
     };
-    let stored: StoredCertificate = decode(&EntryKey::Certificate, bytes)?;
-    let chain: Vec<Vec<u8>> = stored.chain.iter().map(|der| der.0.to_vec()).collect();
-    let stored = CoordinatorCertificate::verify(&chain, roots).map_err(LoadError::Coordinator)?;
+    let stored = CoordinatorCertificate::verify(&stored, roots).map_err(LoadError::Coordinator)?;
     if provisioned.generation <= stored.generation {
         return Ok(stored);
     }

@@ -85,9 +85,9 @@ impl<S: Store> Keeper<S> {
         &mut self.agent
     }
 
-    /// Ends it, as a crash would: what is left is what is stored.
-    pub fn into_store(self) -> S {
-        self.store
+    /// Ends it, as a crash would: what is left is what was configured, and what is stored. [`Self::open`] takes both.
+    pub fn into_parts(self) -> (AgentConfig, S) {
+        (self.config, self.store)
     }
 }
 

@@ -84,7 +84,7 @@ impl Agent {
             device: self.device,
             generation: self.coordinator.generation,
             is_connected: self.connection.is_some(),
-            is_answered: self.connection.as_ref().is_some_and(|connection| connection.link.is_answered()),
+            is_answered: self.is_answered(),
             silent_seconds: self.silence.elapsed_ms(now.mono) / 1000,
             max_silence_seconds: self.silence.max_silence_seconds(),
             is_silent: self.silence.is_too_long(now.mono),

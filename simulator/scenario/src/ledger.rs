@@ -105,11 +105,17 @@ impl Ledger {
     /// A member holds the newest key, and the coordinator knows.
     pub fn current(&mut self, group: usize, id: DeviceId, at: Duration) {
         let book = &mut self.books[group];
-        if let Some(owed) = book.owed.remove(&id) {
-            book.settle(owed);
-            self.happened.latencies.push(at.saturating_sub(owed.due));
-            self.close_exposures(at);
+        let Some(owed) = book.owed.remove(&id) else { return };
+        book.settle(owed);
+        let mut due = owed.due;
+        // Who has shown what it owed has been reached: that it was answered need not be told any more.
+        if self.owes_no_key(id)
+            && let Some(since) = self.unanswered.remove(&id)
+        {
+            due = due.min(since);
         }
+        self.happened.latencies.push(at.saturating_sub(due));
+        self.close_exposures(at);
     }
 
     /// A device could not be reached until now: from now on it is due to be current.
@@ -131,9 +137,13 @@ impl Ledger {
     pub fn answered(&mut self, id: DeviceId, at: Duration) {
         let Some(due) = self.unanswered.remove(&id) else { return };
         // One that owes a key is late for that, which is told when it has it.
-        if self.books.iter().all(|book| !book.owed.contains_key(&id)) {
+        if self.owes_no_key(id) {
             self.happened.latencies.push(at.saturating_sub(due));
         }
+    }
+
+    fn owes_no_key(&self, id: DeviceId) -> bool {
+        self.books.iter().all(|book| !book.owed.contains_key(&id))
     }
 
     /// Whether nobody owes anything.
@@ -254,5 +264,18 @@ mod tests {
         ledger.current(0, ids[0], s(105));
         assert!(ledger.is_current());
         assert_eq!(ledger.take().latencies, [s(1), s(2), s(5)]);
+    }
+
+    #[test]
+    fn who_confirms_before_it_is_known_to_be_answered_counts_once() {
+        let (mut ledger, ids) = fleet(2);
+        ledger.back(ids[0], s(100));
+        ledger.back(ids[1], s(100));
+        ledger.rekeyed(0, true, s(101));
+        ledger.current(0, ids[0], s(103));
+        ledger.answered(ids[0], s(104));
+        ledger.current(0, ids[1], s(106));
+        assert!(ledger.is_current());
+        assert_eq!(ledger.take().latencies, [s(3), s(6)]);
     }
 }

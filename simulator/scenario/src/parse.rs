@@ -114,8 +114,8 @@ impl<'i> Text<'i> {
             What::Rekey => self.read::<Nothing>(own).map(|_| Act::Rekey)?,
             What::Rotate => self.read::<Nothing>(own).map(|_| Act::Rotate)?,
             What::PowerCut => {
-                let RawPowerCut { share, lasts } = self.read(own)?;
-                Act::PowerCut { share: share.0, lasts: lasts.0 }
+                let RawPowerCut { share, lasts, meanwhile } = self.read(own)?;
+                Act::PowerCut { share: share.0, lasts: lasts.0, rekeys: meanwhile.is_some() }
             }
             What::RestartBroker => {
                 let RawRestart { away } = self.read(own)?;
@@ -128,6 +128,10 @@ impl<'i> Text<'i> {
             }
         };
         let targets = common.targets();
+        if targets.reconnect_ratio_at_most.is_some() && !matches!(act, Act::PowerCut { .. }) {
+            return Err(self.bad(&place, "reconnect_ratio_at_most is for a power-cut".into()));
+        }
+        self.positive(&place, "reconnect_ratio_at_most", targets.reconnect_ratio_at_most)?;
         let name = common.name.unwrap_or_else(|| common.what.name().to_owned());
         Ok(Phase { name, act, targets })
     }
@@ -257,6 +261,7 @@ struct RawCommon {
 #[derive(Deserialize)]
 struct RawTargets {
     current_within: Option<Time>,
+    reconnect_ratio_at_most: Option<f64>,
     latency_at_most: Option<Time>,
     bytes_per_device_at_most: Option<Bytes>,
     bytes_per_device_and_day_at_most: Option<Bytes>,
@@ -268,6 +273,7 @@ struct RawTargets {
 impl RawTargets {
     const KEYS: &[&str] = &[
         "current_within",
+        "reconnect_ratio_at_most",
         "latency_at_most",
         "bytes_per_device_at_most",
         "bytes_per_device_and_day_at_most",
@@ -284,6 +290,7 @@ impl RawCommon {
         let raw = &self.targets;
         Targets {
             current_within: time(raw.current_within),
+            reconnect_ratio_at_most: raw.reconnect_ratio_at_most,
             latency_at_most: time(raw.latency_at_most),
             bytes_per_device_at_most: bytes(raw.bytes_per_device_at_most),
             bytes_per_device_and_day_at_most: bytes(raw.bytes_per_device_and_day_at_most),
@@ -346,6 +353,14 @@ struct RawPowerCut {
     share: Share,
     #[serde(rename = "for")]
     lasts: Time,
+    meanwhile: Option<RawMeanwhile>,
+}
+
+/// What happens while devices have no power.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawMeanwhile {
+    Rekey,
 }
 
 #[derive(Deserialize)]
@@ -555,6 +570,17 @@ mod tests {
     fn a_key_of_another_phase_is_refused_by_its_name_and_line() {
         let told = refused("[[phase]]\ndo = \"wait\"\nfor = \"1s\"\nrate = \"3/s\"\n");
         assert!(told.contains("line 8") && told.contains("`rate`"), "{told}");
+    }
+
+    #[test]
+    fn what_is_held_against_a_mere_reconnect_is_a_power_cut() {
+        let told = refused("[[phase]]\ndo = \"rekey\"\nreconnect_ratio_at_most = 2.0\n");
+        assert!(told.contains("line 5") && told.contains("power-cut"), "{told}");
+        let cut = "[[phase]]\ndo = \"power-cut\"\nshare = \"50%\"\nfor = \"1m\"\n";
+        let told = refused(&format!("{cut}reconnect_ratio_at_most = 0\n"));
+        assert!(told.contains("more than nothing"), "{told}");
+        let told = refused(&format!("{cut}meanwhile = \"dance\"\n"));
+        assert!(told.contains("line 9") && told.contains("`rekey`"), "{told}");
     }
 
     #[test]

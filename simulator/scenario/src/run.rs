@@ -87,8 +87,11 @@ struct Walk<'a, W> {
     in_use: Vec<Known>,
     enrolled: usize,
     gathered: Gathered,
+    /// How the fleet stood when the phase began.
+    before: Looked,
     members: Vec<(f64, f64)>,
     stragglers: Vec<(f64, f64)>,
+    notes: Vec<String>,
 }
 
 /// Runs a scenario to its end.
@@ -112,8 +115,10 @@ pub async fn run<W: World>(
         in_use: Vec::new(),
         enrolled: 0,
         gathered: Gathered::default(),
+        before: Looked::default(),
         members: Vec::new(),
         stragglers: Vec::new(),
+        notes: Vec::new(),
     };
     let mut phases = Vec::new();
     let mut checks = Vec::new();
@@ -131,7 +136,7 @@ pub async fn run<W: World>(
         checks.extend(held);
         cells = cells.max(walk.world.look().await?.cells);
     }
-    let (members, stragglers) = (walk.members, walk.stragglers);
+    let (members, stragglers, notes) = (walk.members, walk.stragglers, walk.notes);
     let series = |name: &str, points| Series { name: name.into(), unit: "devices".into(), points };
     Ok(RunReport {
         version: RUN_REPORT_VERSION,
@@ -153,7 +158,7 @@ pub async fn run<W: World>(
         series: vec![series("members", members), series("stragglers", stragglers)],
         checks,
         extrapolated: Vec::new(),
-        notes: Vec::new(),
+        notes,
         seconds: began.elapsed().as_secs_f64(),
     })
 }
@@ -170,9 +175,9 @@ impl<W: World> Walk<'_, W> {
         phase: &Phase,
     ) -> anyhow::Result<(fleetkey_report::Phase, Vec<fleetkey_report::Check>)> {
         let began = self.world.now();
-        let before = self.world.look().await?;
+        self.before = self.world.look().await?;
         self.gathered = Gathered::default();
-        self.act(&phase.act).await?;
+        self.act(phase).await?;
         let acted = self.world.now();
         let settled = if phase.targets.current_within.is_some() || settles(&phase.act) {
             let within = phase.targets.current_within.unwrap_or(SETTLES_WITHIN);
@@ -187,7 +192,7 @@ impl<W: World> Walk<'_, W> {
         self.note(&after);
         let ended = self.world.now();
         let in_use: Vec<usize> = self.in_use.iter().map(|known| known.number).collect();
-        Ok(self.gathered.tell(phase, [began, acted, ended], settled, [&before, &after], &in_use))
+        Ok(self.gathered.tell(phase, [began, acted, ended], settled, [&self.before, &after], &in_use))
     }
 
     fn note(&mut self, looked: &Looked) {

@@ -154,6 +154,8 @@ pub enum Act {
         share: f64,
         /// For how long.
         lasts: Duration,
+        /// Whether groups move to a new key in the middle of it.
+        rekeys: bool,
     },
     /// The broker ends, and comes back without its sessions.
     RestartBroker {
@@ -194,6 +196,8 @@ pub enum Which {
 pub struct Targets {
     /// Every device current, so long after the last thing that the phase did.
     pub current_within: Option<Duration>,
+    /// Of a power cut: the slowest device, in times of what it takes the same devices to merely connect and subscribe again.
+    pub reconnect_ratio_at_most: Option<f64>,
     /// The slowest device, from when it was due.
     pub latency_at_most: Option<Duration>,
     /// Bytes that any one device receives.

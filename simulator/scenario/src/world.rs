@@ -91,6 +91,10 @@ pub trait World {
     /// Cuts devices' power, or gives it back: then they are due to be current from that moment on.
     async fn power(&mut self, ids: &[DeviceId], is_on: bool) -> anyhow::Result<()>;
 
+    /// Cuts these devices' connections and has them come back with nothing to do but connect and subscribe, so many times:
+    /// how long that took each time. `None` where there are no connections.
+    async fn reconnect(&mut self, ids: &[DeviceId], rounds: usize) -> anyhow::Result<Option<Vec<Duration>>>;
+
     /// Ends the broker, which forgets its sessions, for so long. Then devices are due to be current.
     async fn restart_broker(&mut self, away: Duration) -> anyhow::Result<()>;
 

@@ -4,6 +4,7 @@ mod member;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fleetkey_agent_core::{AgentConfig, MemoryStore};
@@ -76,7 +77,18 @@ impl Devices {
                 })?
             }
             DevicesOrder::Look => return Ok(DevicesAnswer::Seen(Box::new(self.look()?))),
+            DevicesOrder::CutPower(which) => self.each(&which, member::cut_power)?,
+            DevicesOrder::Bare(which, is_bare) => self.each(&which, move |crew, spot| {
+                _ = member::with(crew, spot, |device| device.set_bare(is_bare));
+            })?,
             DevicesOrder::WhoIsAnswered(ids) => return Ok(DevicesAnswer::Answered(self.answered(&ids)?)),
+            DevicesOrder::HowManyAreSubscribed => {
+                let (devices, since) = self.subscribed()?;
+                return Ok(DevicesAnswer::Subscribed {
+                    devices,
+                    microseconds_since_the_last: microseconds(since),
+                });
+            }
         }
         Ok(DevicesAnswer::Done)
     }
@@ -235,27 +247,48 @@ impl Devices {
         Ok(all)
     }
 
-    fn answered(&self, ids: &[DeviceId]) -> anyhow::Result<Vec<DeviceId>> {
+    /// Who of these has been answered, and how many microseconds ago.
+    fn answered(&self, ids: &[DeviceId]) -> anyhow::Result<Vec<(DeviceId, u64)>> {
         let places = self.spots_of(ids);
         let mut answered = Vec::new();
         for (number, shard) in self.shards.iter().enumerate() {
             let here: Vec<Spot> = places.iter().filter(|spot| spot.shard == number).copied().collect();
             answered.extend(shard.call(move |crew| {
-                let ask = |spot| {
-                    member::with(crew, spot, |device| device.status().is_answered.then(|| device.id()))
-                        .flatten()
+                let ask = |device: &mut Device<MemoryStore>| {
+                    Some((device.id(), microseconds(device.answered_at()?.elapsed())))
                 };
+                let ask = |spot| member::with(crew, spot, ask).flatten();
                 here.into_iter().filter_map(ask).collect::<Vec<_>>()
             })?);
         }
         Ok(answered)
     }
+
+    /// How many bare devices have all their subscriptions, and since when the last of them has.
+    fn subscribed(&self) -> anyhow::Result<(usize, Duration)> {
+        let (mut count, mut since) = (0, Duration::MAX);
+        for shard in &self.shards {
+            let (here, last) = shard.call(|crew| {
+                let devices = crew.riders().flat_map(|(_, member)| member.devices());
+                devices.filter_map(Device::subscribed_at).fold((0, None), |(count, last), at| {
+                    (count + 1, Some(last.map_or(at, |last: Instant| last.max(at))))
+                })
+            })?;
+            count += here;
+            since = last.map_or(since, |last| since.min(last.elapsed()));
+        }
+        Ok((count, since))
+    }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn look_at(crew: &Crew<Member>) -> Seen {
     let mut seen = Seen { connected: crew.open(), lost: crew.lost(), ..Seen::default() };
     for device in crew.riders().flat_map(|(_, member)| member.devices()) {
-        seen.in_group += usize::from(device.agent().topics().len() > 1);
+        seen.in_group += usize::from(device.topics().len() > 1);
         seen.alarms += device.alarms();
         seen.traffic += device.traffic();
         seen.received_bytes.push(device.traffic().received_bytes());

@@ -125,12 +125,18 @@ pub enum DevicesOrder {
     Connect(Which),
     /// Like pulling the cable.
     Disconnect(Which),
+    /// Their power is gone: what is left of their agents is what these have stored. They start with the next [`Self::Connect`].
+    CutPower(Which),
+    /// Connect and subscribe, and nothing else, from now on; or be devices again.
+    Bare(Which, bool),
     /// Answer each message of a cell with so many bytes, without a look at it; or have the agents look again.
     Echo(Option<usize>),
     /// How are they doing?
     Look,
     /// Which of these has the coordinator answered, on the connection that they have now?
     WhoIsAnswered(Vec<DeviceId>),
+    /// How many of those that are bare have all their subscriptions, on the connection that they have now?
+    HowManyAreSubscribed,
 }
 
 /// A device that was made: the key never leaves its process.
@@ -197,8 +203,15 @@ pub enum DevicesAnswer {
     Done,
     /// How they are doing.
     Seen(Box<Seen>),
-    /// Those who are answered.
-    Answered(Vec<DeviceId>),
+    /// Those who are answered, and how many microseconds ago they were.
+    Answered(Vec<(DeviceId, u64)>),
+    /// Bare devices that have all their subscriptions.
+    Subscribed {
+        /// How many.
+        devices: usize,
+        /// How long ago the last of them had.
+        microseconds_since_the_last: u64,
+    },
 }
 
 /// The only words to a coordinator by itself.

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fleetkey_agent_core::{
-    Agent, AgentConfig, Event, Input, Keeper, KeeperError, Kept, Output, Status, Store,
-};
+use fleetkey_agent_core::{Agent, AgentConfig, Event, Input, Keeper, KeeperError, Kept, Output, Store};
 use fleetkey_wire::{DeviceId, Millis, Named as _, Now, Topic};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{OsRng, SeedableRng as _};
@@ -44,9 +42,27 @@ impl Clock {
 /// The coordinator's nonce, and the answer to the hello under it.
 const FRAMES_OF_A_GREETING: u8 = 2;
 
+/// Whether a device has power.
+enum Power<S> {
+    On(Box<Keeper<S>>),
+    /// What is left without: what was provisioned, and what is stored.
+    Off(Box<(AgentConfig, S)>),
+    /// What was stored did not load: it stays silent.
+    Broken,
+}
+
+/// Only connects and subscribes.
+#[derive(Debug, Default)]
+struct Bare {
+    /// Topics that the broker has not granted yet.
+    awaited: usize,
+    /// When it had granted the last.
+    subscribed_at: Option<Instant>,
+}
+
 /// One device.
 pub struct Device<S> {
-    keeper: Keeper<S>,
+    power: Power<S>,
     id: DeviceId,
     up: Box<str>,
     clock: Clock,
@@ -59,6 +75,9 @@ pub struct Device<S> {
     /// Answers every message of a cell with so many bytes, and has no agent look at it.
     echo: Option<usize>,
     echoed: u64,
+    /// When the coordinator had answered it, on the connection that it has.
+    answered_at: Option<Instant>,
+    bare: Option<Bare>,
 }
 
 impl<S: Store> Device<S> {
@@ -69,7 +88,7 @@ impl<S: Store> Device<S> {
     pub fn open(config: AgentConfig, store: S, clock: Clock) -> Result<Self, KeeperError> {
         let (id, fleet) = (config.device, config.fleet);
         Ok(Self {
-            keeper: Keeper::open(config, store, clock.now())?,
+            power: Power::On(Box::new(Keeper::open(config, store, clock.now())?)),
             id,
             up: Topic::Up { fleet, device: id }.to_string().into(),
             clock,
@@ -80,6 +99,8 @@ impl<S: Store> Device<S> {
             unanswered: 0,
             echo: None,
             echoed: 0,
+            answered_at: None,
+            bare: None,
         })
     }
 
@@ -113,22 +134,64 @@ impl<S: Store> Device<S> {
         self.echo = reply_bytes;
     }
 
-    /// Where its agent stands.
-    pub fn status(&self) -> Status {
-        self.keeper.agent().status(self.clock.now())
+    /// Its power is gone, and its agent with it. With the next connection that is loaded from what it has stored.
+    pub fn cut_power(&mut self) {
+        self.answered_at = None;
+        self.power = match std::mem::replace(&mut self.power, Power::Broken) {
+            Power::On(keeper) => Power::Off(Box::new(keeper.into_parts())),
+            without @ (Power::Off(_) | Power::Broken) => without,
+        };
     }
 
-    /// Its agent.
-    pub const fn agent(&self) -> &Agent {
-        self.keeper.agent()
+    fn start(&mut self) {
+        self.power = match std::mem::replace(&mut self.power, Power::Broken) {
+            Power::Off(left) => {
+                let (config, store) = *left;
+                Keeper::open(config, store, self.clock.now())
+                    .map_or(Power::Broken, |keeper| Power::On(Box::new(keeper)))
+            }
+            other @ (Power::On(_) | Power::Broken) => other,
+        };
+    }
+
+    /// From now on it connects and subscribes to what it was subscribed to, and its agent hears nothing of that; or is a
+    /// device again. What its connection has become in between, its agent need not know.
+    pub fn set_bare(&mut self, is_bare: bool) {
+        self.bare = is_bare.then(Bare::default);
+    }
+
+    /// When a bare one had all its subscriptions, on the connection that it has.
+    pub fn subscribed_at(&self) -> Option<Instant> {
+        self.bare.as_ref().and_then(|bare| bare.subscribed_at)
+    }
+
+    /// When the coordinator had answered it, on the connection that it has.
+    pub const fn answered_at(&self) -> Option<Instant> {
+        self.answered_at
+    }
+
+    /// What it is subscribed to, or wants to be.
+    pub fn topics(&self) -> Vec<Topic> {
+        self.agent().map_or_else(Vec::new, Agent::topics)
+    }
+
+    fn agent(&self) -> Option<&Agent> {
+        match &self.power {
+            Power::On(keeper) => Some(keeper.agent()),
+            Power::Off(_) | Power::Broken => None,
+        }
     }
 
     fn take_in(&mut self, input: Input<'_>, out: &mut Outbox) {
-        let kept = match self.keeper.handle(input, self.clock.now(), &mut self.dice) {
+        let Power::On(keeper) = &mut self.power else { return };
+        let kept = match keeper.handle(input, self.clock.now(), &mut self.dice) {
             Ok(Ok(kept)) => kept,
             // The store is memory: it neither fills up nor breaks.
             Ok(Err(_)) | Err(_) => return,
         };
+        if self.answered_at.is_none() && keeper.agent().is_answered() {
+            self.answered_at = Some(Instant::now());
+        }
         let Kept { outputs, refused } = kept;
         if let Some(refused) = refused {
             *self.refused.entry(refused.name()).or_default() += 1;
@@ -155,20 +218,36 @@ impl<S: Store + Send + 'static> Rider for Device<S> {
     }
 
     fn connected(&mut self, out: &mut Outbox) {
-        // What it was subscribed to before; the agent asks for what is new.
-        for topic in self.keeper.agent().topics() {
-            out.subscribe(topic.to_string());
+        self.start();
+        if self.bare.is_none() {
+            self.unanswered = FRAMES_OF_A_GREETING;
+            // Its agent asks for all of its topics.
+            return self.take_in(Input::Connected, out);
         }
-        self.take_in(Input::Connected, out);
-        self.unanswered = FRAMES_OF_A_GREETING;
+        let topics = self.topics();
+        topics.iter().for_each(|topic| out.subscribe(topic.to_string()));
+        self.bare = Some(Bare { awaited: topics.len(), subscribed_at: None });
     }
 
     fn disconnected(&mut self, out: &mut Outbox) {
-        self.take_in(Input::Disconnected, out);
         self.unanswered = 0;
+        match &mut self.bare {
+            Some(bare) => *bare = Bare::default(),
+            None => {
+                self.answered_at = None;
+                self.take_in(Input::Disconnected, out);
+            }
+        }
     }
 
     fn subscribed(&mut self, topic: &str, is_granted: bool, out: &mut Outbox) {
+        if let Some(bare) = &mut self.bare {
+            bare.awaited = bare.awaited.saturating_sub(usize::from(is_granted));
+            if bare.awaited == 0 {
+                bare.subscribed_at.get_or_insert_with(Instant::now);
+            }
+            return;
+        }
         let Ok(topic) = Topic::parse(topic) else { return };
         let input = if is_granted { Input::Subscribed { topic } } else { Input::SubscribeRefused { topic } };
         self.take_in(input, out);
@@ -198,10 +277,104 @@ impl<S: Store + Send + 'static> Rider for Device<S> {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        self.keeper.agent().poll_timeout().map(|at| self.clock.instant(at))
+        self.agent()?.poll_timeout().map(|at| self.clock.instant(at))
     }
 
     fn awaits_answer(&self) -> bool {
         self.unanswered > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleetkey_agent_core::{Entries, StoreError, Writes};
+    use fleetkey_identity::{FleetCa, FleetRoots, IdentityKey, Role, Validity};
+    use fleetkey_wire::{FleetId, Generation};
+
+    use super::*;
+
+    /// Counts how often it is read.
+    #[derive(Default)]
+    struct Counted {
+        entries: Entries,
+        loads: usize,
+    }
+
+    impl Store for Counted {
+        fn load_all(&mut self) -> Result<Entries, StoreError> {
+            self.loads += 1;
+            Ok(self.entries.clone())
+        }
+
+        fn commit(&mut self, writes: &Writes) -> Result<(), StoreError> {
+            writes.apply_to(&mut self.entries);
+            Ok(())
+        }
+    }
+
+    fn device() -> Device<Counted> {
+        let (fleet, validity) = (FleetId::random(&mut OsRng), Validity::without_end(0));
+        let ca = FleetCa::create(fleet, &mut OsRng, validity).unwrap();
+        let coordinator = IdentityKey::generate(&mut OsRng).public_key();
+        let role = Role::Coordinator { generation: Generation(1) };
+        let config = AgentConfig {
+            fleet,
+            device: DeviceId::random(&mut OsRng),
+            identity: IdentityKey::generate(&mut OsRng),
+            roots: FleetRoots::new(&[ca.certificate_der().to_vec()]).unwrap(),
+            coordinator_chain: vec![ca.issue(&role, &coordinator, &[], validity).unwrap()],
+        };
+        Device::open(config, Counted::default(), Clock::start()).unwrap()
+    }
+
+    /// Connects, and has everything granted that it asks for.
+    fn connect(device: &mut Device<Counted>) -> Outbox {
+        let mut out = Outbox::default();
+        device.connected(&mut out);
+        for topic in std::mem::take(&mut out.subscribes) {
+            device.subscribed(&topic, true, &mut out);
+        }
+        device.timeout(&mut out);
+        out
+    }
+
+    fn loads(device: &Device<Counted>) -> usize {
+        match &device.power {
+            Power::Off(left) => left.1.loads,
+            Power::On(_) | Power::Broken => panic!("it has power"),
+        }
+    }
+
+    #[test]
+    fn after_a_power_cut_the_agent_is_loaded_from_its_store_and_says_hello() {
+        let mut device = device();
+        assert_eq!(connect(&mut device).publishes.len(), 1);
+        device.disconnected(&mut Outbox::default());
+        device.cut_power();
+        assert_eq!((loads(&device), device.topics()), (1, Vec::new()));
+        assert!(device.next_timeout().is_none());
+        assert_eq!(connect(&mut device).publishes.len(), 1);
+        device.cut_power();
+        assert_eq!(loads(&device), 2);
+    }
+
+    #[test]
+    fn a_device_that_connects_asks_for_each_topic_once() {
+        let (mut device, mut out) = (device(), Outbox::default());
+        device.connected(&mut out);
+        assert_eq!(out.subscribes, [device.topics()[0].to_string()]);
+    }
+
+    #[test]
+    fn a_bare_device_subscribes_and_says_nothing_until_it_is_a_device_again() {
+        let mut device = device();
+        device.set_bare(true);
+        assert_eq!(device.subscribed_at(), None);
+        assert!(connect(&mut device).publishes.is_empty());
+        assert!(device.subscribed_at().is_some());
+        device.disconnected(&mut Outbox::default());
+        assert_eq!(device.subscribed_at(), None);
+        device.set_bare(false);
+        assert_eq!(connect(&mut device).publishes.len(), 1);
     }
 }

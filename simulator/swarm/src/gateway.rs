@@ -83,7 +83,7 @@ impl<S: Store + Send + 'static> Gateway<S> {
         }
         behind.device.disconnected(&mut self.wishes);
         self.wishes.clear();
-        for topic in behind.device.agent().topics() {
+        for topic in behind.device.topics() {
             self.give_up(at, topic, out);
         }
     }

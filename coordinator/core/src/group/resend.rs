@@ -99,10 +99,11 @@ impl Group {
         let mut sent = 0;
         let mut last = None;
         for (id, member) in self.members.range((from, Bound::Unbounded)) {
-            let (Some(cell), Some(device)) = (member.cell(), devices.get_mut(id)) else { continue };
+            // Before anything is looked up: mostly few are behind, and a fleet that sleeps is swept for days.
             if member.has_acknowledged(newest) {
                 continue;
             }
+            let (Some(cell), Some(device)) = (member.cell(), devices.get_mut(id)) else { continue };
             if sent == PER_STEP {
                 break;
             }

@@ -13,9 +13,9 @@ use fleetkey_report::cpu_of_this_thread;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// So many pieces are taken at a time.
-const CHUNK: usize = 4;
-/// Fewer pieces than this are not worth a second thread.
-const WORTH_A_THREAD: usize = 64;
+const CHUNK: usize = 2;
+/// Fewer pieces than this are not worth waking a second thread: most take tens of microseconds, as waking it does.
+const WORTH_A_THREAD: usize = 8;
 
 /// The threads: one that drives, and the others that help.
 #[derive(Debug)]

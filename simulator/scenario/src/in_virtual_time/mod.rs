@@ -282,6 +282,10 @@ impl World for VirtualWorld {
         Ok(())
     }
 
+    async fn reconnect(&mut self, _: &[DeviceId], _: usize) -> anyhow::Result<Option<Vec<Duration>>> {
+        Ok(None)
+    }
+
     async fn restart_broker(&mut self, away: Duration) -> anyhow::Result<()> {
         self.broker_back_at = self.time + away.as_millis() as u64;
         self.host.broker_restarts(self.broker_back_at);

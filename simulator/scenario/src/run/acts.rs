@@ -6,12 +6,17 @@ use fleetkey_wire::DeviceId;
 
 use super::{Known, LOOKS_PER_PHASE, Walk};
 use crate::dice::Dice;
-use crate::scenario::{Act, Amount, Which};
+use crate::scenario::{Act, Amount, Phase, Which};
 use crate::world::World;
 
 /// Spreads numbered devices evenly over classes and groups, however many there are: multiples of these, less their whole part.
 const GOLDEN: f64 = 0.618_033_988_749_895;
 pub(super) const SILVER: f64 = 0.414_213_562_373_095;
+
+/// Devices whose turns to come in are within so many milliseconds come together: what many have to do can be done at once.
+const TOGETHER_MS: u64 = 100;
+/// So often the devices of a power cut merely reconnect, for comparison.
+const RECONNECTS: usize = 3;
 
 /// What comes next in churn.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +27,8 @@ enum Move {
 }
 
 impl<W: World> Walk<'_, W> {
-    pub(super) async fn act(&mut self, act: &Act) -> anyhow::Result<()> {
-        match act {
+    pub(super) async fn act(&mut self, phase: &Phase) -> anyhow::Result<()> {
+        match &phase.act {
             Act::Onboard { count, rate } => {
                 let count =
                     count.unwrap_or_else(|| self.scenario.fleet.devices.saturating_sub(self.in_use.len()));
@@ -44,25 +49,21 @@ impl<W: World> Walk<'_, W> {
                 let ids = self.choose(count, *which, *class).await?;
                 self.revoke(&ids, "stolen").await
             }
-            Act::Rekey => {
-                for group in 0..self.scenario.groups.len() {
-                    self.world.rekey(group).await?;
-                }
-                Ok(())
-            }
+            Act::Rekey => self.rekey().await,
             Act::Rotate => {
                 for group in 0..self.scenario.groups.len() {
                     self.world.rotate(group).await?;
                 }
                 Ok(())
             }
-            Act::PowerCut { share, lasts } => {
+            Act::PowerCut { share, lasts, rekeys } => {
                 let all: Vec<DeviceId> = self.in_use.iter().map(|known| known.id).collect();
                 let count = (all.len() as f64 * share).round() as usize;
                 let ids = self.dice.choose(&all, count);
-                self.world.power(&ids, false).await?;
-                self.watch(self.world.now() + *lasts).await?;
-                self.world.power(&ids, true).await
+                if phase.targets.reconnect_ratio_at_most.is_some() {
+                    self.merely_reconnect(&phase.name, &ids).await?;
+                }
+                self.cut_power(&ids, *lasts, *rekeys).await
             }
             Act::RestartBroker { away } => {
                 self.world.restart_broker(*away).await?;
@@ -73,13 +74,43 @@ impl<W: World> Walk<'_, W> {
         }
     }
 
+    async fn rekey(&mut self) -> anyhow::Result<()> {
+        for group in 0..self.scenario.groups.len() {
+            self.world.rekey(group).await?;
+        }
+        Ok(())
+    }
+
+    /// What a power cut is held against, and none of its costs.
+    async fn merely_reconnect(&mut self, phase: &str, ids: &[DeviceId]) -> anyhow::Result<()> {
+        match self.world.reconnect(ids, RECONNECTS).await? {
+            Some(took) => self.gathered.reconnected(took),
+            None => self.notes.push(format!(
+                "{phase}: reconnect_ratio_at_most was not held against anything: in virtual time there are no connections."
+            )),
+        }
+        self.before = self.world.look().await?;
+        Ok(())
+    }
+
+    async fn cut_power(&mut self, ids: &[DeviceId], lasts: Duration, rekeys: bool) -> anyhow::Result<()> {
+        let began = self.world.now();
+        self.world.power(ids, false).await?;
+        if rekeys {
+            self.pass(began + lasts / 2).await?;
+            self.rekey().await?;
+        }
+        self.watch(began + lasts).await?;
+        self.gathered.power_is_back();
+        self.world.power(ids, true).await
+    }
+
     /// Enrols devices and brings them in, each when it is its turn. Whoever is late keeps its turn: it is due from then on.
     async fn onboard(&mut self, count: usize, rate: Option<f64>) -> anyhow::Result<()> {
         let began = self.world.now();
         let turn = |number: usize| {
             let wait = rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(number as f64 / rate));
-            // Worlds take whole milliseconds.
-            began + Duration::from_millis(wait.as_millis() as u64)
+            began + Duration::from_millis((wait.as_millis() as u64 / TOGETHER_MS) * TOGETHER_MS)
         };
         let looks_every = count.div_ceil(LOOKS_PER_PHASE as usize);
         let (mut done, mut looked) = (0, 0);

@@ -19,6 +19,10 @@ pub(super) struct Gathered {
     slowest: Duration,
     exposures: Vec<Duration>,
     key_ages: Vec<Duration>,
+    /// What merely connecting and subscribing again took the devices of a power cut, each time.
+    reconnects: Vec<Duration>,
+    /// The slowest device since the power was back; none before that.
+    current_again: Option<Duration>,
 }
 
 /// What was spent between two looks.
@@ -60,10 +64,27 @@ impl Spent {
 }
 
 impl Gathered {
+    pub(super) fn reconnected(&mut self, took: Vec<Duration>) {
+        self.reconnects = took;
+    }
+
+    /// The power is back: whoever was late before that is another matter.
+    pub(super) const fn power_is_back(&mut self) {
+        self.current_again = Some(Duration::ZERO);
+    }
+
+    /// What merely reconnecting took at the median, how long the slowest device took when the power was back, and how many
+    /// times the one is in the other.
+    fn reconnect_ratio(&self) -> Option<(Duration, Duration, f64)> {
+        let (median, again) = (quantile(&self.reconnects, 0.5), self.current_again?);
+        (!median.is_zero()).then(|| (median, again, again.as_secs_f64() / median.as_secs_f64()))
+    }
+
     pub(super) fn take(&mut self, waited: Waited) {
         for latency in waited.latencies {
             self.latency.record(latency);
             self.slowest = self.slowest.max(latency);
+            self.current_again = self.current_again.map(|again| again.max(latency));
         }
         self.exposures.extend(waited.exposures);
         self.key_ages.extend(waited.key_ages);
@@ -119,6 +140,11 @@ impl Gathered {
         if let Some(settled_in) = settled_in {
             put("settled", settled_in.as_secs_f64(), "s");
         }
+        if let Some((median, again, ratio)) = self.reconnect_ratio() {
+            put("reconnect", median.as_secs_f64(), "s");
+            put("current_again", again.as_secs_f64(), "s");
+            put("reconnect_ratio", ratio, "");
+        }
         if spent.days * 86_400.0 >= WORTH_A_DAY.as_secs_f64() {
             put("bytes_per_device_and_day", spent.bytes_per_device_and_day(), "B");
         }
@@ -163,6 +189,13 @@ impl Gathered {
             };
             claim(format!("every device current within {}", people(within)), settled == Some(true), seen);
         }
+        if let Some((most, (median, again, ratio))) =
+            targets.reconnect_ratio_at_most.zip(self.reconnect_ratio())
+        {
+            let held = settled == Some(true) && ratio <= most;
+            let seen = format!("{ratio:.2} times: {} after {}", people(again), people(median));
+            claim(format!("all current again in at most {most} times a mere reconnect"), held, seen);
+        }
         if let Some(most) = targets.latency_at_most {
             let held = self.latency.milliseconds().count > 0 && self.slowest <= most;
             claim(format!("the slowest device at most {}", people(most)), held, people(self.slowest));
@@ -201,4 +234,25 @@ fn quantile(times: &[Duration], share: f64) -> Duration {
     sorted.sort_unstable();
     let rank = (share * sorted.len() as f64).ceil().max(1.0) as usize;
     sorted.get(rank - 1).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_late_before_the_power_was_back_is_not_held_against_a_reconnect() {
+        let seconds = Duration::from_secs;
+        let late = |times: &[u64]| Waited {
+            latencies: times.iter().copied().map(seconds).collect(),
+            ..Waited::default()
+        };
+        let mut gathered = Gathered::default();
+        gathered.reconnected(vec![seconds(4), seconds(2), seconds(1)]);
+        gathered.take(late(&[60]));
+        assert_eq!(gathered.reconnect_ratio(), None);
+        gathered.power_is_back();
+        gathered.take(late(&[1, 3]));
+        assert_eq!(gathered.reconnect_ratio(), Some((seconds(2), seconds(3), 1.5)));
+    }
 }

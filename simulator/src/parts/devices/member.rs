@@ -79,6 +79,12 @@ pub(super) fn unplug(crew: &mut Crew<Member>, spot: Spot) {
     }
 }
 
+/// Ends the device's agent, and its connection with it; the gateway's stays.
+pub(super) fn cut_power(crew: &mut Crew<Member>, spot: Spot) {
+    unplug(crew, spot);
+    _ = with(crew, spot, Device::cut_power);
+}
+
 impl Rider for Member {
     fn client_id(&self) -> String {
         match self {
