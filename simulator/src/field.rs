@@ -257,11 +257,11 @@ impl Field {
             let batch = AT_ONCE.min(first + count - self.ids.len()).min(self.per_process - within);
             self.enrol(batch).await?;
             tell(self.ids.len() - first);
-            if self.ids.len() % self.per_process == 0 {
+            if self.ids.len().is_multiple_of(self.per_process) {
                 self.connect_last(first).await?;
             }
         }
-        if self.ids.len() % self.per_process != 0 {
+        if !self.ids.len().is_multiple_of(self.per_process) {
             self.connect_last(first).await?;
         }
         Ok(self.ids[first..].to_vec())
