@@ -60,6 +60,7 @@ impl Store for Rows {
 }
 
 /// What a decision led to.
+#[derive(Default)]
 pub(super) struct Decided {
     pub(super) access: Vec<Access>,
     pub(super) messages: Vec<(Topic, Vec<u8>)>,
@@ -201,13 +202,23 @@ impl Host {
         })
     }
 
-    /// Time passes, and whatever is due is decided.
+    /// Time passes, and whatever is due is decided, in as many transactions as that takes.
     pub(super) fn wait(&mut self, milliseconds: u64) -> Result<Decided, Stopped> {
         self.pass(milliseconds);
-        self.decide(|coordinator, now, rng| {
-            coordinator.handle_timeout(now, rng);
-            Ok(())
-        })
+        let mut all = Decided::default();
+        loop {
+            let mut next = None;
+            let decided = self.decide(|coordinator, now, rng| {
+                coordinator.handle_timeout(now, rng);
+                next = coordinator.poll_timeout();
+                Ok(())
+            })?;
+            all.access.extend(decided.access);
+            all.messages.extend(decided.messages);
+            if next.is_none_or(|next| next > self.now.mono) {
+                return Ok(Decided { steps: decided.steps, ..all });
+            }
+        }
     }
 
     /// Time passes.
